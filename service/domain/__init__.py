@@ -1,0 +1,1 @@
+"""The rules of Logwarden, pure: identities, events, tenancy, outcomes, offsets and lanes. No I/O, no clock, no vendor."""

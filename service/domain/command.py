@@ -1,0 +1,208 @@
+"""The one command, *ensure log group G*, and its form on the work, retry and dead-letter topics.
+
+The command names no key: the key is looked up when the command is worked, so a duplicate, a replay or two commands in the wrong
+order do no harm.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
+from typing import Any, Final, TypeGuard
+
+from service.domain.log_group import InvalidIdentityError, LogGroup
+
+_WIRE_VERSION: Final = 1
+_INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+class Trigger(StrEnum):
+    """What made somebody look at the log group."""
+
+    CREATED = "created"
+    KEY_ASSOCIATED = "key-associated"
+    KEY_DISASSOCIATED = "key-disassociated"
+    TAGGED = "tagged"
+    REQUEST = "request"
+    SWEEP = "sweep"
+
+
+class Priority(IntEnum):
+    """Who goes first within a lane; lower is sooner."""
+
+    URGENT = 0  # events and REST requests: somebody waits, or data is being written unencrypted
+    RETRY = 1
+    SWEEP = 2
+
+
+class MalformedCommandError(ValueError):
+    """Bytes on the work or a retry topic that are no command of ours. `field` says what is wrong with them."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The record that first asked for this, so that an outcome or a dead letter can name it."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureCommand:
+    """Ensure that one log group is under its own tenant's key.
+
+    `accepted_at_ms` is when the trigger entered Kafka (ms since the epoch). `tags` are those the trigger showed, None where it
+    showed none. `shown_key` is the key that the trigger proves the group to have, "" for none, None where it proves nothing.
+    `deferrals` counts how often the command went through a retry topic.
+    """
+
+    log_group: LogGroup
+    trigger: Trigger
+    accepted_at_ms: int
+    origin: Origin | None = None
+    tags: Mapping[str, str] | None = None
+    shown_key: str | None = None
+    request_ids: tuple[str, ...] = ()
+    deferrals: int = 0
+
+    @property
+    def priority(self) -> Priority:
+        if self.trigger is Trigger.SWEEP:
+            return Priority.SWEEP
+        return Priority.RETRY if self.deferrals else Priority.URGENT
+
+    @property
+    def partition_key(self) -> bytes:
+        """The record key that brings every command of one lane to one partition, and so to one replica."""
+        return str(self.log_group.lane).encode()
+
+    def merged(self, later: "EnsureCommand") -> "EnsureCommand":
+        """One command that does the work of both, `later` being the one that arrived second; as urgent as the more urgent of them.
+
+        Two triggers prove nothing about the key together, whatever each alone shows, since their order is not known.
+        """
+        first = min(self, later, key=lambda c: c.accepted_at_ms)
+        return replace(
+            min(self, later, key=lambda c: (c.priority, c.deferrals)),
+            accepted_at_ms=first.accepted_at_ms,
+            origin=first.origin,
+            tags=self.tags if later.tags is None else later.tags,
+            shown_key=self.shown_key if self.shown_key == later.shown_key else None,
+            request_ids=tuple(dict.fromkeys(self.request_ids + later.request_ids)),
+        )
+
+    def deferred(self) -> "EnsureCommand":
+        """The command as it goes to a retry topic: what the event proved is out of date by the time it returns."""
+        return replace(self, deferrals=self.deferrals + 1, shown_key=None)
+
+    def to_bytes(self) -> bytes:
+        """The command as JSON, small: fields at their default are left out."""
+        body: dict[str, Any] = {
+            "v": _WIRE_VERSION,
+            "account": self.log_group.account,
+            "region": self.log_group.region,
+            "log_group": self.log_group.name,
+            "trigger": self.trigger.value,
+            "at": self.accepted_at_ms,
+        }
+        if self.origin is not None:
+            body["origin"] = [self.origin.topic, self.origin.partition, self.origin.offset]
+        if self.tags is not None:
+            body["tags"] = dict(self.tags)
+        if self.shown_key is not None:
+            body["shown_key"] = self.shown_key
+        if self.request_ids:
+            body["requests"] = list(self.request_ids)
+        if self.deferrals:
+            body["deferrals"] = self.deferrals
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes | None) -> "EnsureCommand":
+        """Read a command back. Raises MalformedCommandError for anything else, whatever the bytes."""
+        if value is None:
+            raise MalformedCommandError("value", "the record has no value")
+        try:
+            body = json.loads(value)
+        except (ValueError, RecursionError) as e:
+            raise MalformedCommandError("value", f"not JSON: {e}") from e
+        if not isinstance(body, dict):
+            raise MalformedCommandError("value", "not a JSON object")
+        if body.get("v") != _WIRE_VERSION:
+            raise MalformedCommandError("v", f"not of version {_WIRE_VERSION}, the one that this release reads")
+        try:
+            return cls(
+                log_group=LogGroup.of(body.get("account"), body.get("region"), body.get("log_group")),
+                trigger=Trigger(_text(body, "trigger")),
+                accepted_at_ms=_integer(body, "at", least=-_INTEGER_LIMIT),
+                origin=_origin(body.get("origin")),
+                tags=_string_map(body, "tags"),
+                shown_key=None if body.get("shown_key") is None else _text(body, "shown_key"),
+                request_ids=_texts(body, "requests"),
+                deferrals=_integer({"deferrals": 0} | body, "deferrals", least=0),
+            )
+        except InvalidIdentityError as e:
+            raise MalformedCommandError(e.field, str(e)) from e
+        except ValueError as e:
+            raise e if isinstance(e, MalformedCommandError) else MalformedCommandError("trigger", str(e)) from e
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not _is_text(value):
+        raise MalformedCommandError(name, f"{name} is not a string of valid Unicode")
+    return value
+
+
+def _integer(body: dict[str, Any], name: str, *, least: int) -> int:
+    value = body.get(name)
+    if not _is_integer(value) or value < least:
+        raise MalformedCommandError(name, f"{name} is not a 64-bit integer of at least {least}")
+    return value
+
+
+def _texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    values = body.get(name, [])
+    if not isinstance(values, list) or not all(map(_is_text, values)):
+        raise MalformedCommandError(name, f"{name} is not a list of strings")
+    return tuple(values)
+
+
+def _string_map(body: dict[str, Any], name: str) -> Mapping[str, str] | None:
+    values = body.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, dict) or not all(_is_text(text) for item in values.items() for text in item):
+        raise MalformedCommandError(name, f"{name} is not a map of strings")
+    return values
+
+
+def _origin(value: Any) -> Origin | None:
+    match value:
+        case None:
+            return None
+        case [topic, partition, offset] if _is_text(topic) and _is_integer(partition) and _is_integer(offset):
+            return Origin(sys.intern(topic), partition, offset)
+        case _:
+            raise MalformedCommandError("origin", "origin is not [topic, partition, offset]")
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether this is a string that can be written again: JSON can spell half a surrogate pair, and UTF-8 cannot."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
+    """Whether this is an integer that can be reckoned with: JSON has no limit, and a bool is one to Python."""
+    return type(value) is int and -_INTEGER_LIMIT <= value < _INTEGER_LIMIT

@@ -1,0 +1,238 @@
+"""What became of a command, and the one table of failure classes: whose fault, what happens next, what an operator does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+from service.domain.log_group import KeyArn, LogGroup, TenantId
+
+
+class State(StrEnum):
+    """How a command ended."""
+
+    SEALED = "sealed"
+    ALREADY_SEALED = "already-sealed"
+    EXCLUDED = "excluded"
+    VANISHED = "vanished"
+    WOULD_SEAL = "would-seal"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+class Fault(StrEnum):
+    """Who has to act."""
+
+    TENANT = "tenant"
+    PLATFORM = "platform"
+    AWS = "aws"
+    RACE = "race"
+
+
+class Recourse(StrEnum):
+    """What happens to the command once retries in place, if any, are used up."""
+
+    DEFER = "defer"  # the retry topics, one after the other, then the dead-letter topic
+    DEFER_ALWAYS = "defer-always"  # the retry topics, the last one again and again: nobody can mend it but AWS
+    DEFER_ONCE_THEN_VANISHED = "defer-once-then-vanished"
+    HOLD = "hold"  # the command stays where it is and its lane waits: the fault is not this record's
+    EXCLUDE = "exclude"
+    DEAD_LETTER = "dead-letter"
+
+
+class FailureClass(Enum):
+    """Every way to fail: label, fault, whether tried again in place (seconds), recourse after that, hint for the operator."""
+
+    label: str
+    fault: Fault
+    is_retried_in_place: bool
+    recourse: Recourse
+    hint: str
+
+    def __init__(self, label: str, fault: Fault, is_retried_in_place: bool, recourse: Recourse, hint: str) -> None:  # noqa: FBT001  a table row
+        self.label = label
+        self.fault = fault
+        self.is_retried_in_place = is_retried_in_place
+        self.recourse = recourse
+        self.hint = hint
+
+    # -- AWS is busy or away
+    THROTTLED = (
+        "throttled", Fault.AWS, True, Recourse.DEFER_ALWAYS,
+        "AWS refused the rate. Something else calls AssociateKmsKey in this account and Region: find it, or lower this lane's rate.",
+    )  # fmt: skip
+    OPERATION_ABORTED = (
+        "operation-aborted", Fault.RACE, True, Recourse.DEFER_ALWAYS,
+        "Another change to the log group was under way. Nothing to do unless it persists.",
+    )  # fmt: skip
+    SERVICE_UNAVAILABLE = (
+        "service-unavailable", Fault.AWS, True, Recourse.DEFER_ALWAYS,
+        "AWS answered with a server error. See the AWS Health Dashboard for CloudWatch Logs in this Region.",
+    )  # fmt: skip
+    UNREACHABLE = (
+        "unreachable", Fault.PLATFORM, True, Recourse.HOLD,
+        "The endpoint does not answer. Check egress (NetworkPolicy, VPC endpoint, DNS, proxy, TLS trust) from the pod to logs.REGION.",
+    )  # fmt: skip
+    # -- our own rights
+    CREDENTIALS_MISSING = (
+        "credentials-missing", Fault.PLATFORM, False, Recourse.HOLD,
+        "No AWS credentials were found. Check the Pod Identity association or the IRSA annotation of the service account.",
+    )  # fmt: skip
+    CREDENTIALS_REJECTED = (
+        "credentials-rejected", Fault.PLATFORM, True, Recourse.HOLD,
+        "AWS does not accept the credentials or the signature. Check the node's clock, the session's age and an SCP on sessions.",
+    )  # fmt: skip
+    ROLE_NOT_ASSUMABLE = (
+        "role-not-assumable", Fault.PLATFORM, False, Recourse.HOLD,
+        "The role of the member account cannot be assumed. Check that it exists, trusts Logwarden's role and expects the external id.",
+    )  # fmt: skip
+    NOT_AUTHORIZED = (
+        "not-authorized", Fault.PLATFORM, False, Recourse.DEFER,
+        "Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam.",
+    )  # fmt: skip
+    # -- the key
+    KEY_NOT_USABLE = (
+        "key-not-usable", Fault.TENANT, False, Recourse.DEFER,
+        "The key's policy does not let logs.REGION use it for this log group, or the key is gone. Add the statement of k8s/iam.",
+    )  # fmt: skip
+    KEY_NOT_FOUND = (
+        "key-not-found", Fault.TENANT, False, Recourse.DEFER,
+        "The key is absent, disabled or about to be deleted. Enable it, or give the tenant another one.",
+    )  # fmt: skip
+    # -- the log group
+    LOG_GROUP_NOT_FOUND = (
+        "log-group-not-found", Fault.RACE, False, Recourse.DEFER_ONCE_THEN_VANISHED,
+        "The log group is not visible yet, or is already deleted. Nothing to do.",
+    )  # fmt: skip
+    RESERVED_NAME = (
+        "reserved-name", Fault.AWS, False, Recourse.EXCLUDE,
+        "AWS keeps names that start with aws/ for itself and refuses to change them. Nothing to do.",
+    )  # fmt: skip
+    INVALID_REQUEST = (
+        "invalid-request", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
+        "AWS calls the request malformed. Look at the message; it may be a rule of AWS that this release does not know.",
+    )  # fmt: skip
+    LIMIT_EXCEEDED = (
+        "limit-exceeded", Fault.PLATFORM, False, Recourse.DEFER,
+        "An account limit is used up. Ask AWS to raise the limit that the message names.",
+    )  # fmt: skip
+    UNRECOGNISED = (
+        "unrecognised", Fault.AWS, False, Recourse.DEFER,
+        "AWS answered with an error that this release does not know. The message is AWS's own; please report it.",
+    )  # fmt: skip
+    # -- whose log group is it
+    UNKNOWN_TENANT = (
+        "unknown-tenant", Fault.PLATFORM, False, Recourse.DEFER,
+        "No rule gives this log group to a tenant. Add a rule or an exclusion; `logwarden check` shows what each rule says.",
+    )  # fmt: skip
+    AMBIGUOUS_TENANT = (
+        "ambiguous-tenant", Fault.PLATFORM, False, Recourse.DEFER,
+        "Rules of several tenants match this log group. Make them exclusive; until then no key is used.",
+    )  # fmt: skip
+    ACCOUNT_NOT_LISTED = (
+        "account-not-listed", Fault.PLATFORM, False, Recourse.DEFER,
+        "The account is in no tenant's rules, so no role is assumed in it. List it, or exclude it.",
+    )  # fmt: skip
+    NO_KEY_IN_REGION = (
+        "no-key-in-region", Fault.TENANT, False, Recourse.DEFER,
+        "The tenant has no key in the log group's Region; a key of another Region cannot be used. Create one and add it.",
+    )  # fmt: skip
+    REGISTRY_UNAVAILABLE = (
+        "registry-unavailable", Fault.PLATFORM, False, Recourse.HOLD,
+        "The tenant registry does not answer. Nothing is lost; work goes on when it is back.",
+    )  # fmt: skip
+    # -- bad input
+    MALFORMED_EVENT = (
+        "malformed-event", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
+        "The record is none of the accepted event shapes. Mend its sender, then replay the dead letter.",
+    )  # fmt: skip
+    MALFORMED_COMMAND = (
+        "malformed-command", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
+        "Something else than Logwarden writes to its work topic. Take its right to do so away.",
+    )  # fmt: skip
+
+
+class CallFailedError(Exception):
+    """A failure with its class: the one exception that adapters raise for an answer that the core knows how to treat."""
+
+    def __init__(self, failure: FailureClass, detail: str) -> None:
+        super().__init__(f"{failure.label}: {detail}")
+        self.failure = failure
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one command: `attempts` counts AssociateKmsKey calls, `detail` is for people, `retry_in_s` is in seconds."""
+
+    log_group: LogGroup
+    state: State
+    tenant: TenantId | None = None
+    key: KeyArn | None = None
+    failure: FailureClass | None = None
+    detail: str = ""
+    attempts: int = 0
+    retry_in_s: float | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this is the last word on the command; a deferred one comes back."""
+        return self.state is not State.DEFERRED
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome as the outcomes topic, the REST API and the command line show it; empty fields are left out."""
+        fields: dict[str, Any] = {
+            "account": self.log_group.account,
+            "region": self.log_group.region,
+            "log_group": self.log_group.name,
+            "state": self.state.value,
+            "tenant": self.tenant,
+            "key": self.key,
+            "detail": self.detail or None,
+            "attempts": self.attempts,
+            "retry_in_s": self.retry_in_s,
+        }
+        if self.failure is not None:
+            fields["failure"] = {
+                "class": self.failure.label,
+                "fault": self.failure.fault.value,
+                "hint": self.failure.hint,
+            }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Work the command again after `delay_s` seconds; `step` is the retry topic, counted from 0."""
+
+    step: int
+    delay_s: float
+
+
+class End(Enum):
+    """A recourse that needs no number."""
+
+    HOLD = "hold"
+    EXCLUDE = "exclude"
+    VANISHED = "vanished"
+    DEAD_LETTER = "dead-letter"
+
+
+def next_step(failure: FailureClass, *, deferrals: int, delays_s: Sequence[float]) -> Defer | End:
+    """Decide what happens to a command that failed in this way after `deferrals` trips through the retry topics."""
+    match failure.recourse:
+        case Recourse.HOLD:
+            return End.HOLD
+        case Recourse.EXCLUDE:
+            return End.EXCLUDE
+        case Recourse.DEAD_LETTER:
+            return End.DEAD_LETTER
+        case Recourse.DEFER_ONCE_THEN_VANISHED:
+            return End.VANISHED if deferrals or not delays_s else Defer(0, delays_s[0])
+        case Recourse.DEFER_ALWAYS if delays_s:
+            step = min(deferrals, len(delays_s) - 1)
+            return Defer(step, delays_s[step])
+        case Recourse.DEFER_ALWAYS:
+            return End.HOLD
+        case Recourse.DEFER:
+            return Defer(deferrals, delays_s[deferrals]) if deferrals < len(delays_s) else End.DEAD_LETTER

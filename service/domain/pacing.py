@@ -1,0 +1,64 @@
+"""The pace of one lane: its calls a second, exactly, and less for a while after AWS has said no.
+
+AWS allows 5 AssociateKmsKey calls a second for an account and Region. Calls are spaced evenly (one per 1/rate s) rather than let
+through in bursts: a bucket of 5 lets 9 calls into one second when it starts full.
+"""
+
+from typing import Final
+
+# How far a call may be brought forward to make up for a late timer, in intervals. Without it every late wake-up is lost for good
+# (1 ms in 200 is half a percent of the quota); with half an interval no second holds more than one call above the rate.
+_CATCH_UP: Final = 0.5
+_CUT: Final = 0.5  # a throttle halves the rate
+_CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new
+_RECOVERY_PER_S: Final = 0.1  # of the ceiling: from half back to full in five seconds
+_FLOOR: Final = 1 / 32  # of the ceiling: one call every 6.4 s at 5/s still finds out that the throttling is over
+
+
+class Pacer:
+    """A token bucket of one token (GCRA), with multiplicative decrease and additive recovery. Times are monotonic seconds."""
+
+    __slots__ = ("_due", "_rate", "_rate_at", "ceiling_per_s", "throttled_at")
+
+    def __init__(self, *, ceiling_per_s: float, now: float) -> None:
+        self.ceiling_per_s = ceiling_per_s
+        self.throttled_at: float | None = None
+        self._rate = ceiling_per_s
+        self._rate_at = now
+        self._due = now + 1 / ceiling_per_s  # starts empty: a former owner may have called a moment ago
+
+    def rate(self, now: float) -> float:
+        """The calls a second allowed at this moment."""
+        return min(self.ceiling_per_s, self._rate + (now - self._rate_at) * _RECOVERY_PER_S * self.ceiling_per_s)
+
+    @property
+    def due(self) -> float:
+        """When the next call may start."""
+        return self._due
+
+    def take(self, now: float) -> None:
+        """Spend a token for a call that starts now, at or after `due`."""
+        interval = 1 / self.rate(now)
+        self._due = max(self._due, now - _CATCH_UP * interval) + interval
+
+    def give_back(self, now: float) -> None:
+        """Return the token of a call that was not needed after all."""
+        self._due -= 1 / self.rate(now)
+
+    def start_empty(self, now: float) -> None:
+        """Begin again after the lane may have had another owner."""
+        self._due = max(self._due, now + 1 / self.rate(now))
+
+    def throttled(self, now: float) -> None:
+        """AWS refused a call for its rate: halve ours, at most once a second."""
+        if self.throttled_at is not None and now - self.throttled_at < _CUT_GRACE_S:
+            return
+        self.throttled_at = now
+        self._rate = max(self.rate(now) * _CUT, self.ceiling_per_s * _FLOOR)
+        self._rate_at = now
+        self._due = max(self._due, now + 1 / self._rate)
+
+    def settles_at(self, now: float) -> float:
+        """When this pacer will be as a new one would: nothing is lost by forgetting it then."""
+        missing = self.ceiling_per_s - self.rate(now)
+        return max(self._due, now + missing / (_RECOVERY_PER_S * self.ceiling_per_s))

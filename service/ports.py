@@ -1,0 +1,122 @@
+"""What the core needs from the outside, as Protocols: the adapters implement them, the tests' fakes too."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.domain.command import EnsureCommand
+from service.domain.log_group import KeyArn, Lane, LogGroup
+from service.domain.offsets import Delivery
+from service.domain.outcome import FailureClass, Outcome
+from service.domain.tenancy import Decision
+
+Headers = Sequence[tuple[str, bytes]]  # names may repeat
+
+
+class Clock(Protocol):
+    """Time, injected so that tests run in virtual time."""
+
+    def now(self) -> float:
+        """Monotonic seconds; only differences mean anything."""
+
+    def epoch_ms(self) -> int:
+        """Milliseconds since 1970, for what leaves the process."""
+
+
+class TenantDirectory(Protocol):
+    """Which tenant owns a log group, and which key is theirs in its Region."""
+
+    async def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
+        """Decide by the registry as it is now. `tags` is None where they are not known.
+
+        Raises CallFailedError(REGISTRY_UNAVAILABLE) when the registry cannot be asked; never guesses.
+        """
+
+
+class LogGroups(Protocol):
+    """CloudWatch Logs, as far as Logwarden uses it. One call is one request: retries are the caller's."""
+
+    async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
+        """Call AssociateKmsKey once. Idempotent: a repeat with the same key changes nothing. Raises CallFailedError.
+
+        A cancelled call may or may not have taken effect.
+        """
+
+    async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
+        """Call DescribeLogGroups once, for up to 50 log groups by exact name. Raises CallFailedError.
+
+        None is a group without a key; groups that do not exist are left out. A key shows within a second of its association,
+        not at once.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingRecord:
+    """A record as it was read; `timestamp_ms` is Kafka's, in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRecord:
+    """A record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class RecordTooLargeError(Exception):
+    """The broker will never take this record, however often it is sent."""
+
+
+class Publisher(Protocol):
+    """Writes records durably."""
+
+    async def publish(self, record: OutgoingRecord) -> None:
+        """Return once every in-sync replica has the record; wait, as long as it takes, while the broker is away.
+
+        Raises RecordTooLargeError. A repeat writes a duplicate. A cancelled publish may or may not have been written.
+        """
+
+
+class RecordHandler(Protocol):
+    """What a consumer does with its records."""
+
+    def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
+        """Take a record; finish its delivery once everything that follows from it is durable. Must not block."""
+
+    async def drain(self, deadline_s: float) -> None:
+        """Start nothing more, and return when what has started has ended, after `deadline_s` seconds at the latest.
+
+        Deliveries that are not finished by then are somebody else's from here on.
+        """
+
+    def restart(self) -> None:
+        """Take records again after a drain."""
+
+
+class Observer(Protocol):
+    """Told what happens, for metrics and logs; must not raise, and must not take long."""
+
+    def event_read(self, *, commands: int, problem: str | None) -> None:
+        """A source record gave this many commands; `problem` is the field that was malformed. Neither: it was irrelevant."""
+
+    def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:
+        """An AssociateKmsKey call was answered, or failed."""
+
+    def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
+        """An outcome is durable; `seconds` is the time since the trigger entered Kafka."""
+
+    def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
+        """A record of `topic` went to the dead-letter topic."""
+
+    def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
+        """A lane waits, for a fault that no record can help."""
