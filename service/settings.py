@@ -1,0 +1,275 @@
+"""Every setting: its unit, its default and the reason for it.
+
+Each is read from the environment as `LOGWARDEN_` and the name in capitals, or from a file of that name (without the prefix's
+variable) in the folder that `LOGWARDEN_SECRETS_DIR` names. Units are in the names.
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.domain.log_group import InvalidIdentityError, account_id, region_name
+
+PREFIX = "LOGWARDEN_"
+
+
+class Role(StrEnum):
+    """A part of the service that can run in a process of its own."""
+
+    INGEST = "ingest"
+    WORKER = "worker"
+    HTTP = "http"
+
+
+def _lane_rates(rates: dict[str, float]) -> dict[str, float]:
+    for lane, rate in rates.items():
+        account, _, region = lane.partition(":")
+        try:
+            account_id(account), region_name(region)
+        except InvalidIdentityError as e:
+            raise ValueError(f"{lane!r} is not ACCOUNT:REGION: {e}") from e
+        if not 0 < rate <= 1000:
+            raise ValueError(f"{lane}: a rate is more than 0 and at most 1000 calls a second")
+    return rates
+
+
+def _ascending(delays_s: list[float]) -> list[float]:
+    if any(d <= 0 for d in delays_s) or sorted(set(delays_s)) != delays_s:
+        raise ValueError("delays are positive and ascending")
+    return delays_s
+
+
+class Settings(BaseSettings):
+    """All settings of one process. Unknown `LOGWARDEN_` variables are refused: a misspelt setting must not pass unseen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        secrets_dir=os.environ.get(f"{PREFIX}SECRETS_DIR"),
+        extra="forbid",
+        frozen=True,
+    )
+
+    # -- what runs
+    roles: Annotated[frozenset[Role], NoDecode] = Field(
+        frozenset(Role), description="Which parts run in this process, comma-separated: `ingest`, `worker`, `http`."
+    )
+    dry_run: bool = Field(
+        default=False,
+        description="Do everything but the call; the outcome says `would-seal`. For a first look at an organisation.",
+    )
+
+    # -- Kafka
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", description="Brokers to ask first, `host:port`, comma-separated."
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How brokers are spoken to. Anything but a local broker wants `SSL` or `SASL_SSL`."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism where the protocol is a SASL one; MSK offers SCRAM-SHA-512."
+    )
+    kafka_sasl_username: str | None = Field(None, description="SASL user.")
+    kafka_sasl_password: SecretStr | None = Field(
+        None, description="SASL password; better as a file in the secrets folder."
+    )
+    kafka_ssl_cafile: FilePath | None = Field(
+        None, description="CA bundle (PEM) for the brokers; the system's where unset."
+    )
+    kafka_ssl_certfile: FilePath | None = Field(None, description="Client certificate (PEM) for mutual TLS.")
+    kafka_ssl_keyfile: FilePath | None = Field(None, description="Key (PEM) of the client certificate.")
+    kafka_group_prefix: str = Field(
+        "logwarden", description="Consumer groups are `PREFIX-ingest`, `PREFIX-worker`, `PREFIX-retry`."
+    )
+
+    kafka_fetch_max_wait_ms: int = Field(
+        500,
+        ge=1,
+        description="How long a broker may hold an empty fetch (milliseconds); a record that arrives ends the wait.",
+    )
+
+    # -- topics
+    source_topics: Annotated[list[str], NoDecode] = Field(
+        ["logwarden.events"],
+        min_length=1,
+        description="Topics with log-group events in any accepted shape, comma-separated.",
+    )
+    work_topic: str = Field("logwarden.work", description="Commands, keyed by `account:region`.")
+    retry_topic: str = Field(
+        "logwarden.retry", description="Prefix of the retry topics, one a delay: `PREFIX.1`, `PREFIX.2`, ..."
+    )
+    outcomes_topic: str = Field("logwarden.outcomes", description="What became of every command.")
+    dead_letter_topic: str = Field(
+        "logwarden.dead-letters", description="Records that cannot be worked, bytes unchanged."
+    )
+    requests_topic: str = Field(
+        "logwarden.requests", description="Manual requests and their outcomes, so that any replica can answer."
+    )
+    work_partitions: int = Field(
+        48, ge=1, le=10_000, description="Partitions of the work topic at creation: the upper limit of worker replicas."
+    )
+    topic_partitions: int = Field(12, ge=1, le=10_000, description="Partitions of the other topics at creation.")
+    topic_replication: int = Field(
+        -1, ge=-1, description="Replicas of each topic at creation; -1 is the broker's own default."
+    )
+    topic_request_retention_s: int = Field(
+        86_400,
+        ge=60,
+        description="How long a manual request can be asked for (seconds): retention of the requests topic.",
+    )
+
+    # -- pace
+    rate_per_s: float = Field(
+        5.0,
+        gt=0,
+        le=1000,
+        description="AssociateKmsKey calls a second for each account and Region: AWS's quota, not adjustable.",
+    )
+    lane_rates_per_s: Annotated[dict[str, float], AfterValidator(_lane_rates)] = Field(
+        {},
+        description='Rates for single lanes, as JSON: `{"111122223333:eu-west-1": 2.5}`, where others spend the quota too.',
+    )
+    max_in_flight: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="Commands being worked at once; also the size of the connection pool of each Region.",
+    )
+    lane_max_in_flight: int = Field(
+        16,
+        ge=1,
+        description="The same within one lane: 3 s of answers at 5 a second, so that one sick lane leaves room for others.",
+    )
+    max_pending: int = Field(
+        100_000,
+        ge=100,
+        description="Commands waiting in one replica, of a few hundred bytes each; past that it stops fetching.",
+    )
+
+    # -- retries
+    in_place_attempts: int = Field(
+        6,
+        ge=1,
+        le=20,
+        description="Calls for one command before it goes to a retry topic: about 10 s of exponential waiting.",
+    )
+    in_place_max_wait_s: float = Field(5.0, gt=0, description="The longest single wait between them (seconds).")
+    retry_delays_s: Annotated[list[float], NoDecode, AfterValidator(_ascending)] = Field(
+        [30.0, 120.0, 600.0, 3600.0],
+        description="Delays of the retry topics (seconds), comma-separated: an IAM change, a deploy, a colleague, a morning.",
+    )
+    hold_s: float = Field(
+        5.0, gt=0, description="How long a lane waits after a fault that is not the record's (seconds); doubles."
+    )
+    max_hold_s: float = Field(60.0, gt=0, description="The longest such wait (seconds): recovery is noticed within it.")
+
+    # -- offsets and shutdown
+    commit_interval_s: float = Field(
+        1.0, gt=0, description="How often offsets are committed (seconds): what a crash works again."
+    )
+    commit_timeout_s: float = Field(
+        10.0, gt=0, description="How long a commit may take (seconds); aiokafka has no limit of its own."
+    )
+    rebalance_drain_s: float = Field(
+        20.0, gt=0, description="How long what has started may take to finish when partitions are taken away (seconds)."
+    )
+    shutdown_drain_s: float = Field(
+        90.0, gt=0, description="The same after SIGTERM (seconds); keep it under terminationGracePeriodSeconds."
+    )
+
+    # -- tenants
+    tenants_file: Path = Field(Path("/etc/logwarden/tenants.yaml"), description="The tenant file (YAML).")
+
+    # -- AWS
+    aws_own_account: str | None = Field(
+        None, description="The account of our own credentials: no role is assumed there. Asked of STS where unset."
+    )
+    aws_role_name: str = Field(
+        "logwarden", description="Name (with path) of the role to assume in every other account."
+    )
+    aws_external_id: str | None = Field(None, description="External id that those roles ask for.")
+    aws_role_session_name: str = Field("logwarden", description="Session name, as CloudTrail will show it.")
+    aws_sts_region: str = Field(
+        "us-east-1", description="Region whose STS endpoint is asked; choose the one you run in."
+    )
+    aws_endpoint_url: str | None = Field(None, description="One endpoint for every AWS service, for a local stand-in.")
+    aws_connect_timeout_s: float = Field(3.0, gt=0, description="Time to connect (seconds); AWS takes milliseconds.")
+    aws_read_timeout_s: float = Field(
+        10.0, gt=0, description="Time to an answer (seconds); AssociateKmsKey takes well under 1."
+    )
+
+    # -- the side-port
+    http_host: str = Field("0.0.0.0", description="Address to listen on; probes come from the node.")  # noqa: S104  a pod's port
+    http_port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and logs it.")
+    api_token_file: Path | None = Field(
+        None,
+        description="File with the bearer tokens of the trigger, one a line, read again when it changes. Unset: the trigger is closed.",
+    )
+    http_max_groups: int = Field(
+        1000, ge=1, description="Log groups in one request: a larger list is several requests."
+    )
+    http_max_wait_s: float = Field(
+        30.0, ge=0, description="The longest `Prefer: wait` honoured (seconds): under usual proxy limits."
+    )
+
+    # -- telemetry
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+
+    @field_validator("roles", "source_topics", "retry_delays_s", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError("a SASL protocol needs kafka_sasl_username and kafka_sasl_password")
+        if self.aws_own_account is not None:
+            account_id(self.aws_own_account)
+        if not self.roles:
+            raise ValueError("at least one role has to run")
+        names = [
+            *self.source_topics,
+            self.work_topic,
+            *self.retry_topics,
+            self.outcomes_topic,
+            self.dead_letter_topic,
+            self.requests_topic,
+        ]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two topics have one name: {sorted(names)}")
+        return self
+
+    @property
+    def retry_topics(self) -> list[str]:
+        """The retry topics in the order of `retry_delays_s`."""
+        return [f"{self.retry_topic}.{step}" for step in range(1, len(self.retry_delays_s) + 1)]
+
+
+class SettingsError(Exception):
+    """The environment does not make valid settings; the text names each variable and what is wrong with it."""
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment; `overrides` win over it. Raises SettingsError."""
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX)
+        and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        and name != f"{PREFIX}SECRETS_DIR"
+    )
+    if unknown:
+        raise SettingsError("\n".join(f"{name}: no such setting" for name in unknown))
+    try:
+        return Settings(**overrides)
+    except ValidationError as e:
+        lines = [f"{PREFIX}{'.'.join(map(str, error['loc'])).upper() or '*'}: {error['msg']}" for error in e.errors()]
+        raise SettingsError("\n".join(lines)) from e

@@ -1,0 +1,295 @@
+"""One consumer group member: poll, hand over, commit what is finished, drain when partitions or the process go.
+
+Everything that aiokafka 0.14 needs to be told, and to be protected from, is here:
+
+- getmany() is never cancelled while the consumer is to go on: a cancelled one disables max_poll_interval_ms for good.
+- getmany() waits out a whole rebalance, so stopping does not wait for it.
+- The rebalance listener's exceptions are swallowed: they are kept here and raised by `run`.
+- commit() never returns with the broker away: it has a time limit, and a failed one is repeated by the next.
+- Partitions are held back by not asking for them: pause() would throw away what is prefetched.
+- rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
+- The listener is not called by stop(), so drain and commit come first.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from service.domain.offsets import OffsetLedger
+from service.ports import Clock, IncomingRecord, RecordHandler
+from service.stream.connection import close_quietly, until_connected
+
+_POLL_S: Final = 1.0  # how long one getmany waits for records: an idle member wakes up once a second
+_MAX_RECORDS: Final = 500  # per getmany: a few milliseconds of handling before anything else gets its turn
+_KAFKA_ERROR_WAIT_S: Final = 1.0
+_REBALANCE_MARGIN_S: Final = 10.0  # beyond the drain, for the commit and the join itself
+_NO_PARTITION: Final = TopicPartition(
+    "", -1
+)  # asked for when no partition has room: it keeps the member alive and returns nothing
+_NO_ROOM_POLL_S: Final = 0.1  # how soon room is noticed
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerLimits:
+    """Times in seconds; `max_pending` counts records that are handed over and not finished."""
+
+    max_pending: int
+    commit_interval_s: float
+    commit_timeout_s: float
+    rebalance_drain_s: float
+    fetch_max_wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """Where one assigned partition stands; `lag` counts records from the commit position to the end of the partition."""
+
+    topic: str
+    partition: int
+    pending: int
+    position: int | None
+    committed: int | None
+    lag: int | None
+
+
+class Consumer:
+    """Reads topics as a member of a group and hands every record to the handler, at least once."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        group: str,
+        topics: Sequence[str],
+        arguments: Mapping[str, Any],
+        handler: RecordHandler,
+        limits: ConsumerLimits,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self._group = group
+        self._topics = topics
+        self._arguments = arguments
+        self._handler = handler
+        self._limits = limits
+        self._clock = clock
+        self._consumer: AIOKafkaConsumer | None = None
+        self._ledgers: dict[TopicPartition, OffsetLedger] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._commit_lock = asyncio.Lock()
+        self._failure: asyncio.Future[None] | None = None
+        self.last_poll: float | None = None
+        self.is_joined = False
+
+    async def run(self, stop: asyncio.Event, *, drain_s: float) -> None:
+        """Consume until `stop` is set; then drain for up to `drain_s` seconds, commit and leave the group.
+
+        Waits, and says so, while the broker is away. Raises what the handler raised: that is a bug, nothing more is committed.
+        """
+        self._failure = asyncio.get_running_loop().create_future()
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            self._consumer = await self._unless(stopped, until_connected(f"consumer {self.name}", self._connect))
+            if self._consumer is None:
+                return
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._poll_forever(self._consumer)),
+                    tasks.create_task(self._commit_forever()),
+                ]
+                await self._unless(stopped, self._failure)
+                for task in running:
+                    task.cancel()
+            _log.info("consumer_draining", consumer=self.name, pending=self.pending, deadline_s=drain_s)
+            await self._handler.drain(drain_s)
+            await self._commit()
+            _log.info("consumer_stopped", consumer=self.name, unfinished=self.pending)
+        finally:
+            stopped.cancel()
+            self._failure.cancel()
+            self.is_joined = False
+            if self._consumer is not None:
+                await close_quietly(f"consumer {self.name}", self._consumer.stop)
+
+    # -- what there is to see
+
+    @property
+    def pending(self) -> int:
+        """Records handed over and not finished."""
+        return sum(map(len, self._ledgers.values()))
+
+    def partitions(self) -> list[PartitionStatus]:
+        """Each assigned partition."""
+        return [self._status(tp, ledger) for tp, ledger in sorted(self._ledgers.items())]
+
+    def _status(self, tp: TopicPartition, ledger: OffsetLedger) -> PartitionStatus:
+        end = self._consumer.highwater(tp) if self._consumer is not None else None
+        position = ledger.position
+        lag = None if end is None or position is None else max(0, end - position)
+        return PartitionStatus(tp.topic, tp.partition, len(ledger), position, self._committed.get(tp), lag)
+
+    # -- polling
+
+    async def _connect(self) -> AIOKafkaConsumer:
+        limits = self._limits
+        consumer = AIOKafkaConsumer(
+            **self._arguments,
+            group_id=self._group,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=1024 * 1024,
+            fetch_max_bytes=8 * 1024 * 1024,
+            fetch_max_wait_ms=limits.fetch_max_wait_ms,
+            rebalance_timeout_ms=round(
+                (limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S) * 1000
+            ),
+            max_poll_interval_ms=round(
+                (limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S) * 2000
+            ),
+        )
+        consumer.subscribe(list(self._topics), listener=_Listener(self))
+        try:
+            await consumer.start()
+        except BaseException:
+            await close_quietly(f"consumer {self.name}", consumer.stop)
+            raise
+        return consumer
+
+    async def _poll_forever(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            ready, max_records = self._with_room()
+            timeout_s = _POLL_S if len(ready) == len(self._ledgers) else _NO_ROOM_POLL_S
+            try:
+                batches = await consumer.getmany(
+                    *(ready or [_NO_PARTITION]), timeout_ms=round(timeout_s * 1000), max_records=max_records
+                )
+            except KafkaError as e:  # not final: the next poll goes on where this one failed
+                _log.warning("poll_failed", consumer=self.name, error=str(e) or type(e).__name__)
+                await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
+                continue
+            self.last_poll = self._clock.now()
+            for tp, records in batches.items():
+                if (ledger := self._ledgers.get(tp)) is not None:
+                    for record in records:
+                        self._handler.handle(_incoming(record), ledger.see(record.offset))
+            await asyncio.sleep(0)  # getmany does not yield while it has records
+
+    def _with_room(self) -> tuple[list[TopicPartition], int]:
+        """The partitions to fetch, and how many records at the most.
+
+        All of them while half the limit is free. After that those below their fair share of a quarter of it, and no more than a share
+        at once: a full partition holds back none that is not, and the whole stays within the limit.
+        """
+        half = max(1, self._limits.max_pending // 2)
+        if self.pending < half:
+            return list(self._ledgers), min(_MAX_RECORDS, half)
+        share = max(1, half // 2 // max(1, len(self._ledgers)))
+        return [tp for tp, ledger in self._ledgers.items() if len(ledger) < share], share
+
+    # -- committing
+
+    async def _commit_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.commit_interval_s)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        """Commit every position that moved. A failure is logged and left to the next commit, or to the next owner."""
+        async with self._commit_lock:
+            positions = {
+                tp: at
+                for tp, ledger in self._ledgers.items()
+                if (at := ledger.position) not in (None, self._committed.get(tp))
+            }
+            if not positions or self._consumer is None:
+                return
+            try:
+                async with asyncio.timeout(self._limits.commit_timeout_s):
+                    await self._consumer.commit(positions)
+            except (
+                CommitFailedError,
+                IllegalStateError,
+            ) as e:  # the group has moved on: the next owner works these again
+                _log.info("commit_refused", consumer=self.name, error=str(e) or type(e).__name__)
+            except (KafkaError, TimeoutError) as e:
+                _log.warning("commit_failed", consumer=self.name, error=str(e) or type(e).__name__)
+            else:
+                self._committed.update(positions)
+
+    # -- rebalancing
+
+    async def _revoke(self) -> None:
+        """Finish what has started and commit it before anybody else owns the partitions; eager rebalancing takes them all."""
+        self.is_joined = False
+        if not self._ledgers:
+            return
+        _log.info("partitions_revoked", consumer=self.name, partitions=len(self._ledgers), pending=self.pending)
+        await self._handler.drain(self._limits.rebalance_drain_s)
+        await self._commit()
+        for ledger in self._ledgers.values():
+            ledger.close()
+        self._ledgers.clear()
+        self._committed.clear()
+
+    def _assign(self, partitions: set[TopicPartition]) -> None:
+        self._ledgers = {tp: OffsetLedger() for tp in partitions}
+        self.is_joined = True
+        _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
+        self._handler.restart()
+
+    def fail(self, error: BaseException) -> None:
+        """End `run` with an error that happened where aiokafka would swallow it."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _unless(self, stopped: "asyncio.Future[Any]", awaitable: Any) -> Any:
+        """What the awaitable returns, or None if stopping comes first; then the awaitable is cancelled."""
+        task = asyncio.ensure_future(awaitable)
+        try:
+            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return None
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka's callbacks; what they raise would be logged and swallowed there, so it is handed to the consumer."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002  eager: it is all of them
+        try:
+            await self._consumer._revoke()  # noqa: SLF001  one class in two parts
+        except Exception as e:  # noqa: BLE001  reported, not swallowed
+            self._consumer.fail(e)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        try:
+            self._consumer._assign(assigned)  # noqa: SLF001  one class in two parts
+        except Exception as e:  # noqa: BLE001  reported, not swallowed
+            self._consumer.fail(e)
+
+
+def _incoming(record: "ConsumerRecord[bytes, bytes]") -> IncomingRecord:
+    return IncomingRecord(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )

@@ -1,0 +1,85 @@
+"""Reads a whole topic, all partitions, for every replica by itself: no group, no commits."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from service.stream.connection import close_quietly, until_connected
+
+_POLL_MS: Final = 1000
+_KAFKA_ERROR_WAIT_S: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Follower:
+    """Hands on every value of a topic, from its beginning, in the order of each partition."""
+
+    def __init__(self, *, topic: str, arguments: Mapping[str, Any]) -> None:
+        self._topic = topic
+        self._arguments = arguments
+        self._consumer: AIOKafkaConsumer | None = None
+        self._positions: dict[TopicPartition, int] = {}
+        self._moved = asyncio.Condition()
+
+    async def run(self, apply: Callable[[bytes], None]) -> None:
+        """Follow until cancelled; waits, and says so, while the broker is away. What `apply` raises is a bug, and ends it."""
+        consumer: AIOKafkaConsumer = await until_connected(f"follower of {self._topic}", self._connect)
+        async with self._moved:
+            self._consumer = consumer
+            self._moved.notify_all()
+        try:
+            while True:
+                try:
+                    batches = await consumer.getmany(timeout_ms=_POLL_MS)
+                except KafkaError as e:
+                    _log.warning("follow_failed", topic=self._topic, error=str(e) or type(e).__name__)
+                    await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
+                    continue
+                for tp, records in batches.items():
+                    for record in records:
+                        if record.value is not None:
+                            apply(record.value)
+                    self._positions[tp] = records[-1].offset + 1
+                async with self._moved:
+                    self._moved.notify_all()
+                await asyncio.sleep(0)  # getmany does not yield while it has records
+        finally:
+            await close_quietly(f"follower of {self._topic}", consumer.stop)
+
+    async def caught_up(self) -> None:
+        """Return when everything that is on the topic now has been applied; waits while the broker is away."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._consumer is not None)
+        ends = await self._bounds()
+        async with self._moved:
+            await self._moved.wait_for(
+                lambda: all(self._positions.get(tp, begin) >= end for tp, (begin, end) in ends.items())
+            )
+
+    async def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
+        """The first and the next offset of each partition, as the broker knows them."""
+        while True:
+            try:
+                if self._consumer is not None and (partitions := list(self._consumer.assignment())):
+                    begins = await self._consumer.beginning_offsets(partitions)
+                    ends = await self._consumer.end_offsets(partitions)
+                    return {tp: (begins[tp], ends[tp]) for tp in partitions}
+            except KafkaError as e:
+                _log.warning("follow_failed", topic=self._topic, error=str(e) or type(e).__name__)
+            await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
+
+    async def _connect(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            self._topic, **self._arguments, auto_offset_reset="earliest", enable_auto_commit=False
+        )
+        try:
+            await consumer.start()
+        except BaseException:
+            await close_quietly(f"follower of {self._topic}", consumer.stop)
+            raise
+        return consumer

@@ -1,0 +1,92 @@
+"""The topics: their names, partitions and configuration; creating them, and waiting until they are there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from service.settings import Settings
+from service.stream.connection import NotReadyError, close_quietly
+from service.stream.publisher import MAX_RECORD_BYTES
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as we would create it."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
+    """Every topic that the service reads or writes."""
+    few = settings.topic_partitions
+    requests_ms = settings.topic_request_retention_s * 1000
+    return [
+        *(TopicSpec(name, few) for name in settings.source_topics),
+        TopicSpec(settings.work_topic, settings.work_partitions, {"retention.ms": str(14 * _DAY_MS)}),
+        *(TopicSpec(name, few, {"retention.ms": str(14 * _DAY_MS)}) for name in settings.retry_topics),
+        TopicSpec(settings.outcomes_topic, few, {"retention.ms": str(30 * _DAY_MS)}),
+        TopicSpec(
+            settings.dead_letter_topic,
+            few,
+            {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(MAX_RECORD_BYTES)},
+        ),
+        # every replica reads all of it at start; small segments let the broker drop what is out of date
+        TopicSpec(
+            settings.requests_topic,
+            1,
+            {"retention.ms": str(requests_ms), "segment.ms": str(max(requests_ms // 8, 60_000))},
+        ),
+    ]
+
+
+class TopicError(Exception):
+    """A topic could not be created; the text is the broker's."""
+
+
+async def create_topics(arguments: dict[str, Any], specs: Sequence[TopicSpec], *, replication: int) -> dict[str, str]:
+    """Create what is missing; what exists is left as it is. Returns "created" or "exists" by topic.
+
+    Raises TopicError, and KafkaError when the broker is away. A repeat is harmless.
+    """
+    admin = AIOKafkaAdminClient(**arguments)
+    try:
+        await admin.start()
+        new = [NewTopic(s.name, s.partitions, replication, topic_configs=dict(s.config)) for s in specs]
+        response = await admin.create_topics(new)
+    finally:
+        await close_quietly("admin", admin.close)
+    results: dict[str, str] = {}
+    for name, code, *message in response.topic_errors:
+        if code == 0:
+            results[name] = "created"
+        elif code == TopicAlreadyExistsError.errno:
+            results[name] = "exists"
+        else:
+            raise TopicError(f"{name}: {(message and message[0]) or for_code(code).__name__}")
+    return results
+
+
+class TopicsMissingError(NotReadyError):
+    """Topics that the service needs do not exist yet."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"no such topics: {', '.join(names)}; create them with `logwarden topics create`")
+
+
+async def require_topics(arguments: dict[str, Any], names: Sequence[str]) -> None:
+    """Return when all the topics exist. Raises TopicsMissingError, and KafkaError when the broker is away."""
+    admin = AIOKafkaAdminClient(**arguments)
+    try:
+        await admin.start()
+        present = set(await admin.list_topics())
+    finally:
+        await close_quietly("admin", admin.close)
+    if missing := sorted(set(names) - present):
+        raise TopicsMissingError(missing)

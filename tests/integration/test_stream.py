@@ -1,0 +1,264 @@
+"""The Kafka loops against real brokers: nothing lost, nothing committed too early, and every edge of aiokafka met on purpose."""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.clock import LoopClock
+from service.domain.offsets import Delivery
+from service.ports import IncomingRecord, OutgoingRecord
+from service.sandbox.kafka_apache import start_apache
+from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.follower import Follower
+from service.stream.publisher import KafkaPublisher
+from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics
+
+LIMITS = ConsumerLimits(
+    max_pending=1000, commit_interval_s=0.1, commit_timeout_s=2, rebalance_drain_s=5, fetch_max_wait_ms=50
+)
+
+
+class Collector:
+    """Finishes every record at once, or only what it is told to."""
+
+    def __init__(self, *, finishes=True):
+        self.seen: list[IncomingRecord] = []
+        self.open: list[Delivery] = []
+        self.finishes = finishes
+        self.drained: list[float] = []
+
+    def handle(self, record, delivery):
+        self.seen.append(record)
+        if self.finishes:
+            delivery.finish()
+        else:
+            self.open.append(delivery)
+
+    async def drain(self, deadline_s):
+        self.drained.append(deadline_s)
+
+    def restart(self):
+        pass
+
+    @property
+    def values(self):
+        return Counter(record.value for record in self.seen)
+
+
+async def until(condition, timeout_s=20.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  what is waited for is in a broker, a thread and the code under test
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def member(arguments, topic, group, handler, *, limits=LIMITS, drain_s=5.0):
+    consumer = Consumer(
+        name="test", group=group, topics=[topic], arguments=arguments, handler=handler, limits=limits, clock=LoopClock()
+    )
+    stop = asyncio.Event()
+    task = asyncio.create_task(consumer.run(stop, drain_s=drain_s))
+    try:
+        yield consumer
+    finally:
+        stop.set()
+        await task
+
+
+async def write(arguments, topic, values):
+    async with KafkaPublisher(arguments) as publisher:
+        await asyncio.gather(*(publisher.publish(OutgoingRecord(topic, value[:4], value)) for value in values))
+
+
+@pytest.fixture
+def arguments(kafka_broker):
+    return {"bootstrap_servers": kafka_broker.bootstrap_servers}
+
+
+@pytest.fixture
+async def topic(kafka_broker, unique_name):
+    name = unique_name("records")
+    await kafka_broker.create_topics({name: 4})
+    return name
+
+
+async def test_every_record_is_handed_over_once_and_its_position_committed(arguments, topic, unique_name):
+    values = [b"%06d" % i for i in range(2000)]
+    await write(arguments, topic, values)
+    first = Collector()
+    async with member(arguments, topic, unique_name("group"), first) as consumer:
+        await until(lambda: len(first.seen) == 2000)
+        await until(lambda: all(p.committed == p.position for p in consumer.partitions()))
+        assert sum(p.lag or 0 for p in consumer.partitions()) == 0
+    assert first.values == Counter(values)
+    assert first.drained == [5.0]
+
+
+@pytest.mark.apache_kafka
+async def test_what_is_not_finished_is_delivered_to_the_next_member_again(apache_kafka, unique_name):
+    arguments, topic = {"bootstrap_servers": apache_kafka.bootstrap_servers}, unique_name("records")
+    await apache_kafka.create_topics({topic: 4})
+    group = unique_name("group")
+    await write(arguments, topic, [b"%06d" % i for i in range(100)])
+    first = Collector(finishes=False)
+    async with member(arguments, topic, group, first):
+        await until(lambda: len(first.seen) == 100)
+        unfinished = {d.offset for d in first.open[::7]}
+        for delivery in first.open:
+            if delivery.offset not in unfinished:
+                delivery.finish()
+    second = Collector()
+    async with member(arguments, topic, group, second):
+        await until(lambda: unfinished <= {r.offset for r in second.seen}, 30)
+
+
+@pytest.mark.apache_kafka
+async def test_a_bug_in_the_handler_ends_the_consumer_with_nothing_committed(apache_kafka, unique_name):
+    arguments, topic = {"bootstrap_servers": apache_kafka.bootstrap_servers}, unique_name("records")
+    await apache_kafka.create_topics({topic: 4})
+    group = unique_name("group")
+    await write(arguments, topic, [b"%06d" % i for i in range(10)])
+
+    class Broken(Collector):
+        def handle(self, record, delivery):
+            raise ZeroDivisionError
+
+    broken = Consumer(
+        name="test",
+        group=group,
+        topics=[topic],
+        arguments=arguments,
+        handler=Broken(),
+        limits=LIMITS,
+        clock=LoopClock(),
+    )
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(broken.run(asyncio.Event(), drain_s=5), 20)
+    assert raised.group_contains(ZeroDivisionError)
+    again = Collector()
+    async with member(arguments, topic, group, again):
+        await until(lambda: len(again.seen) == 10, 30)
+
+
+async def test_stops_fetching_when_the_limit_is_reached_and_goes_on_when_there_is_room(arguments, topic, unique_name):
+    limits = ConsumerLimits(
+        max_pending=400, commit_interval_s=0.1, commit_timeout_s=2, rebalance_drain_s=5, fetch_max_wait_ms=50
+    )
+    await write(arguments, topic, [b"%06d" % i for i in range(6000)])
+    handler = Collector(finishes=False)
+    async with member(arguments, topic, unique_name("group"), handler, limits=limits) as consumer:
+        await until(lambda: consumer.pending >= 200)
+        await asyncio.sleep(1)
+        assert consumer.pending <= 600, "half the limit and one poll of it, then a share for each partition"
+        handler.finishes = True
+        for delivery in handler.open:
+            delivery.finish()
+        await until(lambda: len(handler.seen) == 6000)
+
+
+async def test_a_follower_reads_a_topic_from_its_beginning_and_knows_when_it_has_caught_up(
+    arguments, kafka_broker, unique_name
+):
+    topic = unique_name("requests")
+    await kafka_broker.create_topics({topic: 1})
+    await write(arguments, topic, [b"%06d" % i for i in range(50)])
+    seen: list[bytes] = []
+    follower = Follower(topic=topic, arguments=arguments)
+    task = asyncio.create_task(follower.run(seen.append))
+    await asyncio.wait_for(follower.caught_up(), 10)
+    assert len(seen) == 50
+    await write(arguments, topic, [b"later"])
+    await asyncio.wait_for(follower.caught_up(), 10)
+    assert seen[-1] == b"later"
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_tombstone_without_a_key_can_be_written(arguments, topic, unique_name):
+    async with KafkaPublisher(arguments) as publisher:
+        await publisher.publish(OutgoingRecord(topic, None, None, [("why", b"x")]))
+    handler = Collector()
+    async with member(arguments, topic, unique_name("group"), handler):
+        await until(lambda: len(handler.seen) == 1)
+    assert handler.seen[0].value is None
+    assert list(handler.seen[0].headers) == [("why", b"x")]
+
+
+async def test_missing_topics_are_named(arguments, topic):
+    await require_topics(arguments, [topic])
+    with pytest.raises(TopicsMissingError, match="no-such-topic"):
+        await require_topics(arguments, [topic, "no-such-topic"])
+
+
+@pytest.mark.apache_kafka
+async def test_topics_are_created_with_their_settings_once(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    spec = TopicSpec(unique_name("dead"), 3, {"max.message.bytes": "2097152"})
+    assert await create_topics(arguments, [spec], replication=1) == {spec.name: "created"}
+    assert await create_topics(arguments, [spec], replication=1) == {spec.name: "exists"}
+    async with KafkaPublisher(arguments) as publisher:
+        await publisher.publish(OutgoingRecord(spec.name, b"k", bytes(1_500_000)))
+
+
+@pytest.mark.apache_kafka
+async def test_a_rebalance_drains_and_commits_so_that_nothing_is_lost_or_worked_twice(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 6})
+    values = [b"%06d" % i for i in range(3000)]
+    first, second = Collector(), Collector()
+    async with member(arguments, topic, group, first) as one:
+        await until(lambda: one.is_joined)
+        await write(arguments, topic, values[:1000])
+        async with member(arguments, topic, group, second) as two:
+            await write(arguments, topic, values[1000:2000])
+            await until(lambda: two.is_joined and one.is_joined and len(one.partitions()) == len(two.partitions()) == 3)
+            await write(arguments, topic, values[2000:])
+            await until(lambda: len(first.values + second.values) == 3000)
+    assert first.drained[0] == LIMITS.rebalance_drain_s
+    assert first.values + second.values == Counter(values)
+
+
+@pytest.mark.apache_kafka
+async def test_a_broker_that_goes_away_and_comes_back_costs_nothing_but_time(unique_name):
+    async with start_apache() as broker:
+        arguments = {"bootstrap_servers": broker.bootstrap_servers, "request_timeout_ms": 3000}
+        await broker.create_topics({"records": 4})
+        handler = Collector()
+        async with member(arguments, "records", "group", handler) as consumer, KafkaPublisher(arguments) as publisher:
+            await publisher.publish(OutgoingRecord("records", b"k", b"before"))
+            await until(lambda: len(handler.seen) == 1)
+            await broker.kill()
+            while_away = asyncio.create_task(publisher.publish(OutgoingRecord("records", b"k", b"meanwhile")))
+            await asyncio.sleep(4)
+            assert not while_away.done()
+            assert consumer.last_poll is not None
+            assert LoopClock().now() - consumer.last_poll < 3, "the member goes on polling, so it counts as alive"
+            await broker.restart()
+            await asyncio.wait_for(while_away, 30)
+            await until(lambda: b"meanwhile" in handler.values, 60)
+
+
+@pytest.mark.apache_kafka
+async def test_stopping_with_the_broker_away_ends_within_its_limits(unique_name):
+    async with start_apache() as broker:
+        arguments = {"bootstrap_servers": broker.bootstrap_servers, "request_timeout_ms": 3000}
+        await broker.create_topics({"records": 4})
+        handler = Collector()
+        started = LoopClock()
+        async with member(arguments, "records", "group", handler) as consumer:
+            await until(lambda: consumer.is_joined)
+            await write(arguments, "records", [b"x"])
+            await until(lambda: len(handler.seen) == 1)
+            await broker.kill()
+            stopping_at = started.now()
+        assert started.now() - stopping_at < LIMITS.commit_timeout_s + 12
+
+
+async def test_a_consumer_that_waits_for_an_absent_broker_can_be_stopped(unused_tcp_port):
+    arguments = {"bootstrap_servers": f"127.0.0.1:{unused_tcp_port}"}
+    async with member(arguments, "records", "group", Collector()) as consumer:
+        await asyncio.sleep(1)
+        assert not consumer.is_joined
