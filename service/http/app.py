@@ -1,0 +1,76 @@
+"""The side-port's application: put together from its parts, one for every process or test, with nothing global."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from pydantic.json_schema import models_json_schema
+
+from service.http.body_limit import BodyLimit
+from service.http.pages import page_routes
+from service.http.probes import Reason, probe_routes
+from service.http.problems import ANY_OTHER_ERROR, Problem, answer_with_problems
+from service.http.tokens import Guard, TokenFile
+from service.http.trigger import trigger_routes
+from service.requests import Requests
+
+_DESCRIPTION = "Keeps every CloudWatch log group encrypted under its own tenant's KMS key."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """What the manual trigger needs; `max_groups` of one request, `max_wait_s` (seconds) for one that waits."""
+
+    requests: Requests
+    max_groups: int
+    max_wait_s: float
+
+
+def create_app(
+    *,
+    registry: CollectorRegistry,
+    tokens: TokenFile,
+    not_alive_reason: Reason,
+    not_ready_reason: Reason,
+    trigger: Trigger | None = None,
+) -> FastAPI:
+    """The application; without `trigger`, in a process that has other roles only, it has probes and metrics."""
+    app = _App(
+        title="Logwarden",
+        version=version("logwarden"),
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from whatever the Host header says
+        responses=ANY_OTHER_ERROR,
+        generate_unique_id_function=lambda route: route.name,  # operation ids that a generated client can be read with
+    )
+    answer_with_problems(app)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Guard, tokens=tokens)
+    if trigger is not None:
+        app.include_router(
+            trigger_routes(
+                requests=trigger.requests,
+                not_ready_reason=not_ready_reason,
+                max_groups=trigger.max_groups,
+                max_wait_s=trigger.max_wait_s,
+            )
+        )
+    app.include_router(
+        probe_routes(registry=registry, not_alive_reason=not_alive_reason, not_ready_reason=not_ready_reason)
+    )
+    app.include_router(page_routes())
+    return app
+
+
+class _App(FastAPI):
+    """FastAPI, whose OpenAPI document also has the schema that every error is documented by."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        _, schemas = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        return document

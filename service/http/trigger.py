@@ -1,0 +1,239 @@
+"""The manual trigger: ask for log groups to be ensured, and see what became of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Body, Depends, Header, Path, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.domain.log_group import InvalidIdentityError, LogGroup
+from service.domain.request import MAX_LOG_GROUPS, RequestStatus
+from service.http.prefer import preferred_wait_s
+from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
+from service.http.tokens import GUARDED
+from service.ports import RecordTooLargeError
+from service.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
+
+_ACCOUNT = "111122223333"
+_NAME = "/aws/lambda/checkout"
+_EXAMPLES: dict[str, Any] = {
+    "by-name": {
+        "summary": "By account, Region and name",
+        "value": {"log_groups": [{"account": _ACCOUNT, "region": "eu-west-1", "name": _NAME}]},
+    },
+    "by-arn": {
+        "summary": "By ARN",
+        "value": {"log_groups": [{"arn": f"arn:aws:logs:eu-west-1:{_ACCOUNT}:log-group:{_NAME}"}]},
+    },
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class LogGroupReference(BaseModel):
+    """One log group: either its `arn`, or its `account`, `region` and `name`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    arn: str | None = Field(None, description="The ARN, with or without the trailing `:*`.")
+    account: str | None = Field(None, description="The account id, 12 digits.")
+    region: str | None = Field(None, description="The Region, such as eu-west-1.")
+    name: str | None = Field(None, description="The log group's name.")
+
+
+class NewRequest(BaseModel):
+    """The log groups to ensure; one that is named twice counts once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    log_groups: list[LogGroupReference] = Field(min_length=1, max_length=MAX_LOG_GROUPS)
+
+
+class LogGroupStatus(BaseModel):
+    """What became of one log group."""
+
+    account: str
+    region: str
+    log_group: str = Field(description="The name.")
+    state: str = Field(description="`pending`, or a state of the outcome: `sealed`, `already-sealed`, `deferred`, ...")
+    tenant: str | None = Field(None, description="The tenant that owns the log group.")
+    key: str | None = Field(None, description="ARN of the tenant's KMS key.")
+    detail: str | None = Field(None, description="For people: why.")
+    attempts: int | None = Field(None, description="AssociateKmsKey calls made.")
+    retry_in_s: float | None = Field(None, description="When a deferred log group is tried again (seconds).")
+    failure: dict[str, str] | None = Field(None, description="`class`, `fault` (who has to act) and `hint`.")
+
+
+class RequestDocument(BaseModel):
+    """A request as it stands."""
+
+    id: str
+    state: str = Field(
+        description="`done` when no log group is `pending` or `deferred` any more, until then `pending`."
+    )
+    caller: str = Field(description="Who asked, by the name of the token.")
+    accepted_at: str = Field(description="When, in UTC.")
+    counts: dict[str, int] = Field(description="Log groups by state.")
+    log_groups: list[LogGroupStatus] = Field(description="In the order of the request.")
+
+
+_Prefer = Annotated[
+    list[str],
+    Header(
+        alias="Prefer",
+        default_factory=list,
+        description="`wait=SECONDS` (RFC 7240): wait that long for every log group to have an outcome.",
+    ),
+]
+_IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="A repeat with the same key and log groups is the same request, and sends again what has no outcome.",
+    ),
+]
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    description="A token of the service's token file; checked before anything else.",
+)
+_REFUSALS = (
+    ProblemType.TOKEN_MISSING,
+    ProblemType.TOKEN_REFUSED,
+    ProblemType.CLOSED,
+    ProblemType.TOKENS_UNUSABLE,
+)
+
+
+def trigger_routes(
+    *, requests: Requests, not_ready_reason: Callable[[], str | None], max_groups: int, max_wait_s: float
+) -> APIRouter:
+    """The routes of the trigger, for an app that guards them. Times in seconds."""
+    routes = APIRouter(prefix=f"{GUARDED}/requests", tags=["requests"], dependencies=[Depends(_bearer)])
+
+    @routes.post(
+        "",
+        status_code=202,
+        response_description="Accepted: Kafka has the request; some log groups have no outcome yet.",
+        responses={
+            202: {"model": RequestDocument, "headers": _headers("Location", "Preference-Applied")},
+            200: {
+                "model": RequestDocument,
+                "description": "Every log group has an outcome already.",
+                "headers": _headers("Location", "Preference-Applied"),
+            },
+            **documented(
+                *_REFUSALS,
+                ProblemType.INVALID_REQUEST,
+                ProblemType.TOO_LARGE,
+                ProblemType.NOT_JSON,
+                ProblemType.KEY_REUSED,
+                ProblemType.NOT_READY,
+                ProblemType.KAFKA_SILENT,
+            ),
+        },
+    )
+    async def ask(
+        request: Request,
+        body: Annotated[NewRequest, Body(openapi_examples=_EXAMPLES)],
+        prefer: _Prefer,
+        idempotency_key: _IdempotencyKey = None,
+    ) -> JSONResponse:
+        """Ensure that log groups are under their own tenant's key."""
+        log_groups = _log_groups(body.log_groups, limit=max_groups)
+        if (reason := not_ready_reason()) is not None:
+            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+        caller: str = request.state.caller
+        try:
+            status = await requests.submit(log_groups, caller=caller, idempotency_key=idempotency_key)
+        except NotAcknowledgedError as e:
+            _log.warning("request_not_acknowledged", request_id=e.request_id, caller=caller, log_groups=len(log_groups))
+            where = f"{routes.prefix}/{e.request_id}"
+            raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.request_id}.", instance=where) from e
+        except KeyReusedError as e:
+            raise ProblemError(ProblemType.KEY_REUSED, f"It is that of {e.request_id}.") from e
+        except RecordTooLargeError as e:
+            raise ProblemError(ProblemType.TOO_LARGE, "Kafka takes no record of this size.") from e
+        _log.info("request_accepted", request_id=status.id, caller=caller, log_groups=len(status.log_groups))
+        wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
+        if wait_s:
+            status = await _answered(requests, status.id, wait_s) or status
+        headers = _applied(wait_s) | {"Location": f"{routes.prefix}/{status.id}"}
+        return JSONResponse(status.as_dict(), status_code=200 if status.is_answered else 202, headers=headers)
+
+    @routes.get(
+        "/{request_id}",
+        response_model=RequestDocument,
+        response_description="The request as it stands.",
+        responses={
+            200: {"headers": _headers("Preference-Applied")},
+            **documented(*_REFUSALS, ProblemType.UNKNOWN_REQUEST, ProblemType.CATCHING_UP),
+        },
+    )
+    async def look_up(
+        request_id: Annotated[str, Path(description="The `id` that the request was answered with.")],
+        prefer: _Prefer,
+    ) -> JSONResponse:
+        """See what became of a request. Any replica answers."""
+        wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
+        status = await _answered(requests, request_id, wait_s)
+        if status is None:
+            raise ProblemError(ProblemType.UNKNOWN_REQUEST)
+        return JSONResponse(status.as_dict(), headers=_applied(wait_s))
+
+    return routes
+
+
+def _log_groups(references: Sequence[LogGroupReference], *, limit: int) -> list[LogGroup]:
+    """The log groups that are meant. Raises ProblemError, which points at each one that cannot be."""
+    if len(references) > limit:
+        error = FieldError(detail=f"At most {limit} log groups in one request", pointer=pointer("log_groups"))
+        raise ProblemError(ProblemType.INVALID_REQUEST, errors=[error])
+    resolved = [_resolve(reference, "log_groups", index) for index, reference in enumerate(references)]
+    if errors := [r for r in resolved if isinstance(r, FieldError)]:
+        raise ProblemError(ProblemType.INVALID_REQUEST, errors=errors)
+    return [r for r in resolved if isinstance(r, LogGroup)]
+
+
+def _resolve(reference: LogGroupReference, *path: str | int) -> LogGroup | FieldError:
+    try:
+        match reference:
+            case LogGroupReference(arn=str(arn), account=None, region=None, name=None):
+                return LogGroup.from_arn(arn)
+            case LogGroupReference(arn=None, account=str(account), region=str(region), name=str(name)):
+                return LogGroup.of(account, region, name)
+            case _:
+                return FieldError(
+                    detail="Either `arn` alone, or all of `account`, `region` and `name`", pointer=pointer(*path)
+                )
+    except InvalidIdentityError as e:
+        field = "arn" if reference.arn is not None else "name" if e.field == "log_group" else e.field
+        return FieldError(detail=str(e), pointer=pointer(*path, field))
+
+
+async def _answered(requests: Requests, request_id: str, wait_s: int | None) -> RequestStatus | None:
+    try:
+        return await (requests.answered(request_id, wait_s) if wait_s else requests.find(request_id))
+    except CatchingUpError as e:
+        raise ProblemError(ProblemType.CATCHING_UP) from e
+
+
+def _applied(wait_s: int | None) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
+    return headers if wait_s is None else headers | {"Preference-Applied": f"wait={wait_s}"}
+
+
+def _headers(*names: str) -> Mapping[str, Any]:
+    """What OpenAPI says of a response's headers."""
+    return {name: {"description": _HEADERS[name], "schema": {"type": "string"}} for name in names}
+
+
+_HEADERS = {
+    "Location": "Where the request can be looked up.",
+    "Preference-Applied": "The wait that was honoured, where one was asked for.",
+}

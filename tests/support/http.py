@@ -1,0 +1,89 @@
+"""The side-port without a socket: its application over fakes, and a client that speaks to it."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service.domain.log_group import LogGroup
+from service.domain.outcome import Outcome, State
+from service.domain.request import RequestBook, RequestOutcome
+from service.http.app import Trigger, create_app
+from service.http.tokens import TokenFile
+from service.requests import Requests
+from tests.support.publisher import FakePublisher
+from tests.support.virtual_time import EPOCH_MS, VirtualClock
+
+REQUESTS_TOPIC = "requests"
+WORK_TOPIC = "work"
+TOKEN = "0123456789abcdef0123456789abcdef"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+CALLER = "alice"
+
+
+async def caught_up_already() -> None:
+    """A replica that has read the whole requests topic."""
+
+
+@dataclass(slots=True)
+class SidePort:
+    """One replica's side-port; `not_ready` and `not_alive` are the reasons its probes give."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    publisher: FakePublisher
+    requests: Requests
+    registry: CollectorRegistry
+    not_ready: str | None = None
+    not_alive: str | None = None
+
+    def outcome(
+        self, request_id: str, log_group: LogGroup, state: State = State.SEALED, *, at_ms: int = EPOCH_MS
+    ) -> None:
+        """Let the worker's outcome come in over the requests topic."""
+        outcome = Outcome(log_group=log_group, state=state).as_dict()
+        self.requests.apply(RequestOutcome(id=request_id, at_ms=at_ms, outcome=outcome).to_bytes())
+
+
+@contextlib.asynccontextmanager
+async def side_port(
+    tokens: Path | None,
+    *,
+    max_groups: int = 1000,
+    max_wait_s: float = 30.0,
+    headers: Iterable[tuple[str, str]] = AUTHORIZED.items(),
+) -> AsyncIterator[SidePort]:
+    """A side-port whose tokens are in this file, and a client that sends these headers."""
+    publisher, registry = FakePublisher(), CollectorRegistry()
+    requests = Requests(
+        publisher=publisher,
+        clock=VirtualClock(),
+        book=RequestBook(capacity=10_000),
+        requests_topic=REQUESTS_TOPIC,
+        work_topic=WORK_TOPIC,
+        caught_up=caught_up_already,
+    )
+    app = create_app(
+        registry=registry,
+        tokens=TokenFile(tokens),
+        not_alive_reason=lambda: port.not_alive,
+        not_ready_reason=lambda: port.not_ready,
+        trigger=Trigger(requests=requests, max_groups=max_groups, max_wait_s=max_wait_s),
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://logwarden.test", headers=list(headers)
+    ) as client:
+        port = SidePort(app, client, publisher, requests, registry)
+        yield port
+
+
+def token_file(folder: Path) -> Path:
+    """A token file in which CALLER has TOKEN."""
+    path = folder / "tokens"
+    path.write_text(f"# who may ask\n{CALLER}:{TOKEN}\n")
+    return path

@@ -1,0 +1,178 @@
+"""Who is let in: the token file, and the guard in front of everything under /v1."""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.http.problems import ProblemError, ProblemType
+from service.http.tokens import TokenFile, read_tokens
+from tests.support.http import CALLER, TOKEN, side_port, token_file
+
+OTHER_TOKEN = "fedcba9876543210"
+
+
+def refusal(tokens: TokenFile, authorization: str | None) -> ProblemType:
+    with pytest.raises(ProblemError) as raised:
+        tokens.caller(authorization)
+    return raised.value.problem
+
+
+def test_each_line_is_a_token_with_or_without_a_name():
+    callers = read_tokens(f"# comment\n\n  alice:{TOKEN}  \n{OTHER_TOKEN}\n")
+
+    digest = hashlib.sha256(OTHER_TOKEN.encode()).hexdigest()
+    assert sorted(callers.values()) == ["alice", f"token-{digest[:8]}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no token"),
+        ("# only a comment\n", "no token"),
+        (f"{TOKEN}\nshort\n", "line 2"),
+        ("alice:short", "line 1"),
+        (f"alice smith:{TOKEN}", "line 1"),
+        (f":{TOKEN}", "line 1"),
+        (f"{TOKEN} # comment", "line 1"),
+        (f"alice:{TOKEN}\nbob:{TOKEN}", "line 2"),
+    ],
+)
+def test_a_file_that_cannot_be_understood_is_refused_as_a_whole_without_showing_a_token(text, reason):
+    with pytest.raises(ValueError, match=reason) as raised:
+        read_tokens(text)
+    assert TOKEN not in str(raised.value)
+
+
+def test_a_caller_is_known_by_the_token(tmp_path):
+    tokens = TokenFile(token_file(tmp_path))
+
+    assert tokens.caller(f"Bearer {TOKEN}") == CALLER
+    assert tokens.caller(f"bearer  {TOKEN}") == CALLER
+
+
+@pytest.mark.parametrize(
+    ("authorization", "problem"),
+    [
+        (None, ProblemType.TOKEN_MISSING),
+        ("", ProblemType.TOKEN_MISSING),
+        (TOKEN, ProblemType.TOKEN_MISSING),
+        ("Bearer ", ProblemType.TOKEN_MISSING),
+        (f"Basic {TOKEN}", ProblemType.TOKEN_MISSING),
+        (f"Bearer {TOKEN[:-1]}", ProblemType.TOKEN_REFUSED),
+        (f"Bearer {TOKEN}0", ProblemType.TOKEN_REFUSED),
+        (f"Bearer {CALLER}:{TOKEN}", ProblemType.TOKEN_REFUSED),
+        ("Bearer é", ProblemType.TOKEN_REFUSED),
+    ],
+)
+def test_anybody_else_is_refused(tmp_path, authorization, problem):
+    assert refusal(TokenFile(token_file(tmp_path)), authorization) is problem
+
+
+def test_without_a_file_nobody_is_let_in():
+    assert refusal(TokenFile(None), f"Bearer {TOKEN}") is ProblemType.CLOSED
+
+
+def test_a_token_that_is_taken_out_is_refused_at_once_and_a_new_one_accepted(tmp_path):
+    path = token_file(tmp_path)
+    tokens = TokenFile(path)
+    tokens.caller(f"Bearer {TOKEN}")
+    path.write_text(f"bob:{OTHER_TOKEN}\n")
+
+    assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKEN_REFUSED
+    assert tokens.caller(f"Bearer {OTHER_TOKEN}") == "bob"
+
+
+def test_a_file_that_is_swapped_for_one_of_the_same_size_and_time_is_read_again(tmp_path):
+    path = token_file(tmp_path)
+    before = path.stat()
+    tokens = TokenFile(path)
+    tokens.caller(f"Bearer {TOKEN}")
+    other = tmp_path / "other"
+    other.write_text(path.read_text().replace(TOKEN, TOKEN[::-1]))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+
+    assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKEN_REFUSED
+
+
+@pytest.mark.parametrize("text", [None, "", "short\n", "alice:é"])
+def test_a_file_that_becomes_unusable_lets_nobody_in_says_so_once_and_recovers(tmp_path, text):
+    path = token_file(tmp_path)
+    tokens = TokenFile(path)
+    tokens.caller(f"Bearer {TOKEN}")
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+
+    with capture_logs() as logs:
+        assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKENS_UNUSABLE
+        assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKENS_UNUSABLE
+    assert [entry["event"] for entry in logs] == ["api_tokens_unusable"]
+
+    token_file(tmp_path)
+    assert tokens.caller(f"Bearer {TOKEN}") == CALLER
+
+
+async def test_everything_under_v1_is_guarded_and_nothing_else(tmp_path):
+    async with side_port(token_file(tmp_path), headers=()) as port:
+        guarded = ["/v1", "/v1/", "/v1/requests", "/v1/requests/x", "/v1/not-there", "/v1%2Frequests"]
+        assert {(await port.client.get(path)).status_code for path in guarded} == {401}
+        assert (await port.client.post("/v1/requests", content=b"not json")).status_code == 401
+        free = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics"]
+        assert {(await port.client.get(path)).status_code for path in free} == {200}
+
+
+async def test_a_stranger_is_told_how_to_be_let_in(tmp_path):
+    async with side_port(token_file(tmp_path), headers=()) as port:
+        missing = await port.client.get("/v1/requests/x")
+        wrong = await port.client.get("/v1/requests/x", headers={"Authorization": "Bearer nonsense"})
+
+    assert missing.headers["WWW-Authenticate"] == 'Bearer realm="logwarden"'
+    assert missing.json()["type"] == "/docs#token-missing"
+    assert wrong.headers["WWW-Authenticate"] == 'Bearer realm="logwarden", error="invalid_token"'
+    assert wrong.json()["type"] == "/docs#token-refused"
+
+
+async def test_a_closed_trigger_says_which_setting_opens_it():
+    async with side_port(None) as port:
+        response = await port.client.post("/v1/requests", json={})
+
+    assert response.status_code == 403
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert "LOGWARDEN_API_TOKEN_FILE" in response.json()["detail"]
+
+
+async def test_an_unusable_token_file_is_the_services_fault(tmp_path):
+    async with side_port(tmp_path / "absent") as port:
+        response = await port.client.get("/v1/requests/x")
+
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "60"
+    assert response.json()["type"] == "/docs#tokens-unusable"
+    assert str(tmp_path) not in response.text
+
+
+async def test_a_refusal_is_logged_without_the_token(tmp_path):
+    async with side_port(token_file(tmp_path), headers=()) as port:
+        with capture_logs() as logs:
+            await port.client.get("/v1/requests/x", headers={"Authorization": f"Bearer {OTHER_TOKEN}"})
+
+    refused = [entry for entry in logs if entry["event"] == "http_refused"]
+    assert [(entry["reason"], entry["path"]) for entry in refused] == [("token-refused", "/v1/requests/x")]
+    assert OTHER_TOKEN not in str(logs)
+    assert TOKEN not in str(logs)
+
+
+async def test_no_body_is_read_for_a_stranger(tmp_path):
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        pytest.fail("the body was read on")
+
+    async with side_port(token_file(tmp_path), headers=()) as port:
+        headers = {"Content-Type": "application/json"}
+        response = await port.client.post("/v1/requests", content=body(), headers=headers)
+    assert response.status_code == 401
