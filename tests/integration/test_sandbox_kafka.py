@@ -14,9 +14,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
-from service.sandbox import kafka_apache
-from service.sandbox.kafka import LibrdkafkaBroker, LocalBroker, LocalBrokerError, start_librdkafka
-from service.sandbox.kafka_apache import ApacheKafka, apache_missing, start_apache
+from service.sandbox.kafka import apache
+from service.sandbox.kafka.apache import ApacheKafka, apache_missing, start_apache
+from service.sandbox.kafka.broker import LibrdkafkaBroker, LocalBroker, LocalBrokerError, start_librdkafka
 from tests.support.kafka import TEST_EVERYTHING_VARIABLE, require_apache
 
 UniqueName = Callable[[str], str]
@@ -74,7 +74,7 @@ async def read(client: AIOKafkaConsumer, count: int) -> list[ConsumerRecord]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another process does."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - another process does not set our events
+        while not condition():
             await asyncio.sleep(0.02)
 
 
@@ -255,7 +255,7 @@ class TestLibrdkafka:
     ):
         script = tmp_path / "broker.py"
         script.write_text("raise SystemExit('no such library')")
-        monkeypatch.setattr("service.sandbox.kafka._SCRIPT", script)
+        monkeypatch.setattr("service.sandbox.kafka.broker._SCRIPT", script)
         with pytest.raises(LocalBrokerError, match=r"(?s)status 1.*no such library"):
             async with start_librdkafka():
                 pytest.fail("it started")
@@ -286,7 +286,7 @@ class TestLibrdkafka:
 
     async def test_a_broker_ends_with_its_parent(self):
         broker_pid = await asyncio.to_thread(
-            pid_launched_by_a_parent_that_is_killed, "service.sandbox.kafka", "LibrdkafkaBroker"
+            pid_launched_by_a_parent_that_is_killed, "service.sandbox.kafka.broker", "LibrdkafkaBroker"
         )
         await until(lambda: not exists(broker_pid))
 
@@ -364,7 +364,7 @@ class TestApacheKafka:
     ):
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         broker_pid = await asyncio.to_thread(
-            pid_launched_by_a_parent_that_is_killed, "service.sandbox.kafka_apache", "ApacheKafka"
+            pid_launched_by_a_parent_that_is_killed, "service.sandbox.kafka.apache", "ApacheKafka"
         )
         await until(lambda: not exists(broker_pid))
         await until(lambda: is_empty(tmp_path))
@@ -390,7 +390,7 @@ class TestWhatApacheKafkaNeeds:
         """Makes PATH a folder with the named tools only, each a script that prints the given text to stderr."""
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("JAVA_HOME", raising=False)
-        monkeypatch.setenv(kafka_apache.KAFKA_HOME_VARIABLE, str(tmp_path / "kafka"))
+        monkeypatch.setenv(apache.KAFKA_HOME_VARIABLE, str(tmp_path / "kafka"))
 
         def install(**texts: str) -> None:
             for name, text in texts.items():
@@ -418,7 +418,7 @@ class TestWhatApacheKafkaNeeds:
         tools(java='openjdk version "21" 2023')
         assert (
             apache_missing()
-            == f"Maven is needed to fetch Apache Kafka {kafka_apache.KAFKA_VERSION}, and there is no mvn on PATH."
+            == f"Maven is needed to fetch Apache Kafka {apache.KAFKA_VERSION}, and there is no mvn on PATH."
         )
         (tmp_path / "kafka" / "libs").mkdir(parents=True)
         assert apache_missing() is None

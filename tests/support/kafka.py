@@ -4,7 +4,7 @@ The brokers live as long as the test session and are shared, so every test takes
 test that stops a broker or injects errors starts one for itself, with `start_librdkafka()` or `start_apache()`.
 
 A test of Apache Kafka carries the mark `apache_kafka`. Without Java or Maven it is skipped, with the reason; with
-LOGWARDEN_TEST_EVERYTHING=1, as in CI, it fails.
+TEST_EVERYTHING=1, as in CI, it fails.
 """
 
 import functools
@@ -15,10 +15,10 @@ from contextlib import closing
 
 import pytest
 
-from service.sandbox.kafka import LibrdkafkaBroker, LocalBroker
-from service.sandbox.kafka_apache import ApacheKafka, apache_missing
+from service.sandbox.kafka.apache import ApacheKafka, apache_missing
+from service.sandbox.kafka.broker import LibrdkafkaBroker, LocalBroker
 
-TEST_EVERYTHING_VARIABLE = "LOGWARDEN_TEST_EVERYTHING"
+TEST_EVERYTHING_VARIABLE = "TEST_EVERYTHING"
 
 _apache_missing = functools.cache(apache_missing)
 
@@ -65,3 +65,13 @@ def unique_name() -> Callable[[str], str]:
     """A name for a topic or a group that no other test has, from one that says what it is for."""
     suffix = uuid.uuid4().hex[:8]
     return lambda name: f"{name}-{suffix}"
+
+
+@pytest.fixture(scope="session")
+def best_kafka(request: pytest.FixtureRequest) -> LocalBroker:
+    """Apache Kafka; librdkafka's broker where Java or Maven are absent and not everything must be tested."""
+    must = os.environ.get(TEST_EVERYTHING_VARIABLE) == "1"
+    broker: LocalBroker = request.getfixturevalue(
+        "apache_kafka" if must or _apache_missing() is None else "librdkafka_kafka"
+    )
+    return broker

@@ -1,7 +1,7 @@
 """Local Kafka brokers for `logwarden demo` and the tests: what each of them offers, and the one that needs only Python.
 
 librdkafka carries a broker for its own tests, and the confluent-kafka wheel carries librdkafka. It is up in 0.2 s, but
-it promises little, so whatever depends on the rest runs on real Apache Kafka (`service.sandbox.kafka_apache`). What it
+it promises little, so whatever depends on the rest runs on real Apache Kafka (`service.sandbox.kafka.apache`). What it
 does otherwise than Apache Kafka, read in its source and seen with aiokafka:
 
 - One member a group. A second member's SyncGroup is refused, and so is a commit while the group rebalances.
@@ -13,7 +13,7 @@ does otherwise than Apache Kafka, read in its source and seen with aiokafka:
 - Idempotent producers are accepted, but a batch that is sent again is stored again. Transactions cannot be read back.
 - No admin calls: topics come from `create_topics`, or by themselves, with 4 partitions, when a client first names them.
   Topic settings, `offsets_for_times`, authentication and limits on the size of a record do not exist.
-- Its assertions abort the process. So it has a process of its own, `service.sandbox.kafka_librdkafka`.
+- Its assertions abort the process. So it has a process of its own, `service.sandbox.kafka.librdkafka_main`.
 """
 
 import asyncio
@@ -29,16 +29,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, Self, TypeVar, cast
 
+from service.sandbox.errors import SandboxError
+
 ANSWER_TIMEOUT_S = 15.0  # start and commands take 0.1 s; a machine that swaps takes longer, and nothing waits for ever
 STOP_TIMEOUT_S = 5.0  # the process leaves at the end of its stdin; past this it is killed
 LOG_TAIL_BYTES = 4_000  # of a broker's log in an error: a Java stack trace and what led to it
 
-_SCRIPT = Path(__file__).with_name("kafka_librdkafka.py")
+_SCRIPT = Path(__file__).with_name("librdkafka_main.py")
 
 BrokerKind = Literal["librdkafka", "apache"]
 
 
-class LocalBrokerError(RuntimeError):
+class LocalBrokerError(SandboxError):
     """A broker did not start, ended by itself, or refused a command. The text says why, with the tail of its log."""
 
 

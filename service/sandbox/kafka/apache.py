@@ -26,7 +26,7 @@ from typing import Literal, Self
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
-from service.sandbox.kafka import LocalBrokerError, log_tail, running
+from service.sandbox.kafka.broker import LocalBrokerError, log_tail, running
 
 KAFKA_VERSION = "4.1.1"
 KAFKA_HOME_VARIABLE = "LOGWARDEN_KAFKA_HOME"

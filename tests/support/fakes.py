@@ -1,0 +1,187 @@
+"""What stands at the core's ports in its own tests, and short ways to write commands and deliveries."""
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from service.domain.command import EnsureCommand, Trigger
+from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region, TenantId
+from service.domain.offsets import Delivery, OffsetLedger
+from service.domain.outcome import CallFailedError, FailureClass, Outcome
+from service.domain.tenancy import Decision, Owned
+
+LANE = Lane(AccountId("111122223333"), Region("eu-west-1"))
+OTHER_LANE = Lane(AccountId("444455556666"), Region("us-east-1"))
+TENANT = TenantId("tenant-a")
+
+
+def lane_number(number: int) -> Lane:
+    """Any of a trillion lanes."""
+    return Lane(AccountId(f"{number:012}"), LANE.region)
+
+
+def group(name: str = "g", lane: Lane = LANE) -> LogGroup:
+    return LogGroup(lane.account, lane.region, name)
+
+
+def key_of(lane: Lane = LANE) -> KeyArn:
+    return KeyArn(f"arn:aws:kms:{lane.region}:{lane.account}:key/0d9ac4b8")
+
+
+def ensure(
+    name: str = "g",
+    trigger: Trigger = Trigger.CREATED,
+    *,
+    lane: Lane = LANE,
+    at_ms: int = 0,
+    shown_key: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    requests: tuple[str, ...] = (),
+    deferrals: int = 0,
+) -> EnsureCommand:
+    return EnsureCommand(
+        log_group=group(name, lane),
+        trigger=trigger,
+        accepted_at_ms=at_ms,
+        tags=tags,
+        shown_key=shown_key,
+        request_ids=requests,
+        deferrals=deferrals,
+    )
+
+
+class Deliveries:
+    """Deliveries of one ledger, numbered from 0, that remembers how often each was finished."""
+
+    def __init__(self) -> None:
+        self.finished: Counter[int] = Counter()
+        self._ledger = _CountingLedger(self.finished)
+        self._next = 0
+
+    def next(self) -> Delivery:
+        self._next += 1
+        return self._ledger.see(self._next - 1)
+
+    @property
+    def open(self) -> set[int]:
+        return set(range(self._next)) - self.finished.keys()
+
+    @property
+    def finished_twice(self) -> set[int]:
+        return {offset for offset, times in self.finished.items() if times > 1}
+
+
+class _CountingLedger(OffsetLedger):
+    def __init__(self, finished: Counter[int]) -> None:
+        super().__init__()
+        self._counts = finished
+
+    def finish(self, offset: int) -> None:
+        self._counts[offset] += 1
+        super().finish(offset)
+
+
+@dataclass(slots=True)
+class FakeDirectory:
+    """Every group is TENANT's, under the key of its lane, unless `decisions` says otherwise; `failure` is raised while it is set."""
+
+    decisions: dict[LogGroup, Decision] = field(default_factory=dict)
+    failure: FailureClass | None = None
+    latency_s: float = 0.0
+    asked: list[tuple[LogGroup, Mapping[str, str] | None]] = field(default_factory=list)
+
+    async def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
+        self.asked.append((log_group, tags))
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        if self.failure is not None:
+            raise CallFailedError(self.failure, "the registry is away")
+        return self.decisions.get(log_group) or Owned(TENANT, key_of(log_group.lane), "everything is tenant-a's")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One AssociateKmsKey call as it was made, failed ones too; times are the event loop's."""
+
+    log_group: LogGroup
+    key: KeyArn
+    started: float
+
+
+class TimedLogGroups:
+    """The port LogGroups as a stopwatch: when each call was made, and which ran while another for its group did.
+
+    `failures` are raised call by call for one group, a None lets a call pass; `failure` is raised by every other call while it is
+    set. `latency_s` is how long each answer takes.
+    """
+
+    def __init__(self, *, latency_s: float = 0.0) -> None:
+        self.latency_s = latency_s
+        self.failure: FailureClass | None = None
+        self.failures: defaultdict[LogGroup, deque[FailureClass | None]] = defaultdict(deque)
+        self.calls: list[Call] = []
+        self.overlaps: list[LogGroup] = []
+        self._running: Counter[LogGroup] = Counter()
+
+    @property
+    def running(self) -> int:
+        return self._running.total()
+
+    def started(self, lane: Lane) -> list[float]:
+        """When the calls of a lane were made."""
+        return [call.started for call in self.calls if call.log_group.lane == lane]
+
+    async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
+        self.calls.append(Call(log_group, key, asyncio.get_running_loop().time()))
+        if self._running[log_group]:
+            self.overlaps.append(log_group)
+        script = self.failures.get(log_group)
+        failure = script.popleft() if script else self.failure
+        self._running[log_group] += 1
+        try:
+            await asyncio.sleep(self.latency_s)
+        finally:
+            self._running[log_group] -= 1
+        if failure is not None:
+            raise CallFailedError(failure, "as told")
+
+    async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
+        return dict.fromkeys(names)
+
+
+@dataclass(slots=True)
+class RecordingObserver:
+    """Remembers what it was told, one list for each method."""
+
+    events: list[tuple[int, str | None]] = field(default_factory=list)
+    calls: list[tuple[Lane, FailureClass | None, float]] = field(default_factory=list)
+    outcomes: list[tuple[EnsureCommand, Outcome, float]] = field(default_factory=list)
+    dead_letters: list[tuple[FailureClass, str]] = field(default_factory=list)
+    holds: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
+
+    def event_read(self, *, commands: int, problem: str | None) -> None:
+        self.events.append((commands, problem))
+
+    def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:
+        self.calls.append((lane, failure, seconds))
+
+    def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
+        self.outcomes.append((command, outcome, seconds))
+
+    def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
+        self.dead_letters.append((failure, topic))
+
+    def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
+        self.holds.append((lane, failure, detail))
+
+
+def busiest_second(times: list[float]) -> int:
+    """The most calls that any second holds, its first instant included and its last not."""
+    most, first = 0, 0
+    times = sorted(times)
+    for last, at in enumerate(times):
+        while at - times[first] >= 1.0 - 1e-9:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
