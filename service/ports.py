@@ -43,10 +43,10 @@ class LogGroups(Protocol):
         """
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
-        """Call DescribeLogGroups once, for up to 50 log groups by exact name. Raises CallFailedError.
+        """The keys of up to 50 log groups, by exact name; more raise ValueError. Raises CallFailedError.
 
-        None is a group without a key; groups that do not exist are left out. A key shows within a second of its association,
-        not at once.
+        None is a group without a key; groups that do not exist are left out. The key is what AWS shows, which may lag a second
+        behind `associate`.
         """
 
 

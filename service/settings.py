@@ -1,7 +1,7 @@
 """Every setting: its unit, its default and the reason for it.
 
-Each is read from the environment as `LOGWARDEN_` and the name in capitals, or from a file of that name (without the prefix's
-variable) in the folder that `LOGWARDEN_SECRETS_DIR` names. Units are in the names.
+Each is read from the environment variable `LOGWARDEN_` and its name in capitals, or from a file of that whole name in the folder
+that `LOGWARDEN_SECRETS_DIR` names. Units are in the names.
 """
 
 import os
@@ -15,6 +15,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.domain.log_group import InvalidIdentityError, account_id, region_name
 
 PREFIX = "LOGWARDEN_"
+SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
+_NOT_SETTINGS = frozenset(
+    {SECRETS_DIR, f"{PREFIX}TOKEN", f"{PREFIX}KAFKA_HOME"}
+)  # of `logwarden ensure` and the sandbox
 
 
 class Role(StrEnum):
@@ -49,7 +53,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
-        secrets_dir=os.environ.get(f"{PREFIX}SECRETS_DIR"),
         extra="forbid",
         frozen=True,
     )
@@ -258,18 +261,21 @@ class SettingsError(Exception):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from the environment; `overrides` win over it. Raises SettingsError."""
-    unknown = sorted(
-        name
-        for name in os.environ
-        if name.startswith(PREFIX)
-        and name.removeprefix(PREFIX).lower() not in Settings.model_fields
-        and name != f"{PREFIX}SECRETS_DIR"
-    )
-    if unknown:
+    """Read the settings from the environment and the secrets folder; `overrides` win over both. Raises SettingsError."""
+    folder = os.environ.get(SECRETS_DIR)
+    names = {*os.environ, *(_files_in(folder) if folder else ())}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _NOT_SETTINGS
+    if unknown := sorted(name for name in names if name.startswith(PREFIX) and name.upper() not in known):
         raise SettingsError("\n".join(f"{name}: no such setting" for name in unknown))
     try:
-        return Settings(**overrides)
+        return Settings(_secrets_dir=folder, **overrides)
     except ValidationError as e:
         lines = [f"{PREFIX}{'.'.join(map(str, error['loc'])).upper() or '*'}: {error['msg']}" for error in e.errors()]
         raise SettingsError("\n".join(lines)) from e
+
+
+def _files_in(folder: str) -> list[str]:
+    try:
+        return [path.name for path in Path(folder).iterdir()]
+    except OSError as e:
+        raise SettingsError(f"{SECRETS_DIR}: {e}") from e

@@ -23,7 +23,7 @@ PATIENCE_S: Final = {Priority.URGENT: 0.0, Priority.RETRY: 30.0, Priority.SWEEP:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One log group's pending work: the merged command and every record that asks for it."""
+    """One log group's pending work: the merged command and every record that asks for it. `priority` is the queue it lies in."""
 
     command: EnsureCommand
     deliveries: list[Delivery]
@@ -55,7 +55,7 @@ class Lane:
     __slots__ = (
         "_dirty",
         "_held_until",
-        "_holds",
+        "_hold_s",
         "_max_running",
         "_pauses",
         "_queues",
@@ -79,7 +79,7 @@ class Lane:
         self._pauses: list[_Pause] = []
         self._serial = 0
         self._held_until = 0.0
-        self._holds = 0
+        self._hold_s = 0.0
 
     # -- what comes in
 
@@ -147,25 +147,26 @@ class Lane:
         del self._running[name]
         if (again := self._dirty.pop(name, None)) is not None:
             work.absorb(again.command, again.deliveries)
-            work.priority = min(work.priority, again.priority)
         work.since = min(work.since, now)
         self._enqueue(work)
 
-    def hold(self, now: float, reason: str, *, first_s: float, longest_s: float) -> None:
+    def hold(self, now: float, reason: str, *, first_s: float, longest_s: float) -> bool:
         """Start nothing for a while, for a fault that is not any one command's: `first_s` seconds, then twice that, and so on.
 
-        The commands that were under way when the fault appeared come back one by one: they make one hold, not many.
+        The commands that were under way when the fault appeared come back one by one: they make one hold, not many. Returns
+        whether this one made it.
         """
         self.hold_reason = reason
         if now < self._held_until:
-            return
-        self._held_until = now + min(first_s * 2**self._holds, longest_s)
-        self._holds += 1
+            return False
+        self._hold_s = min(2 * self._hold_s or first_s, longest_s)
+        self._held_until = now + self._hold_s
+        return True
 
     def release(self) -> None:
         """Go on: a call has succeeded, or the reason is gone."""
         self._held_until = 0.0
-        self._holds = 0
+        self._hold_s = 0.0
         self.hold_reason = None
 
     def drop_waiting(self) -> list[Work]:
@@ -195,12 +196,12 @@ class Lane:
         """How many groups wait, by priority."""
         counts = dict.fromkeys(Priority, 0)
         for work in (*self._waiting.values(), *self._dirty.values()):
-            counts[work.priority] += 1
+            counts[work.command.priority] += 1
         return counts
 
     def oldest_since(self) -> float | None:
-        """When the command that waits longest came in."""
-        return min((head.since for priority in Priority if (head := self._head(priority)) is not None), default=None)
+        """When the command that waits longest came in. Looks at every one: the order of a queue is not that of their ages."""
+        return min((work.since for work in (*self._waiting.values(), *self._dirty.values())), default=None)
 
     # -- inside
 
@@ -208,6 +209,7 @@ class Lane:
         return max(self.pacer.due, self._held_until)
 
     def _enqueue(self, work: Work) -> None:
+        work.priority = work.command.priority
         self._waiting[work.log_group.name] = work
         self._queues[work.priority].append(work)
 
@@ -218,11 +220,9 @@ class Lane:
             self._queues[work.priority].append(work)
 
     def _head(self, priority: Priority) -> Work | None:
-        """The first live entry of a class: entries that were promoted out of it, or taken since, are dropped here."""
+        """The first live entry of a class: those that were promoted out of it, for good, are dropped here."""
         queue = self._queues[priority]
-        while queue and (
-            queue[0].priority is not priority or self._waiting.get(queue[0].log_group.name) is not queue[0]
-        ):
+        while queue and queue[0].priority is not priority:
             queue.popleft()
         return queue[0] if queue else None
 

@@ -1,0 +1,5 @@
+"""`python -m service` is `logwarden`."""
+
+from service.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""Conditions on a log group: accounts, Regions, names and tags. All that are given must hold; of a condition's values, any one."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from fnmatch import translate
+from typing import Final
+
+from service.domain.log_group import AccountId, LogGroup, Region
+
+MAX_LISTED: Final = 5  # values, patterns or rules in one text for people
+_SPECIAL: Final = re.compile(r"[*?\[]")
+
+
+class Globs:
+    """Alternative patterns for a whole text: `*` is any run of characters, `/` too; `?` is any one; `[ab]`, `[!ab]` a choice.
+
+    Case counts. A plain text or a plain prefix, which is what most patterns are, never becomes a regular expression: that makes
+    ten thousand tenants quick to load. `heads` are the plain texts of which every match starts with one.
+    """
+
+    __slots__ = ("_others", "_prefixes", "_texts", "heads", "patterns")
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.patterns = tuple(patterns)
+        heads = {pattern: _SPECIAL.split(pattern, maxsplit=1)[0] for pattern in self.patterns}
+        self.heads = frozenset(heads.values())
+        self._texts = frozenset(pattern for pattern, head in heads.items() if pattern == head)
+        self._prefixes = tuple(head for pattern, head in heads.items() if pattern == f"{head}*")
+        others = [translate(pattern) for pattern, head in heads.items() if pattern not in {head, f"{head}*"}]
+        self._others = re.compile("|".join(others)) if others else None
+
+    def matches(self, text: str) -> bool:
+        return (
+            text in self._texts
+            or text.startswith(self._prefixes)
+            or (self._others is not None and self._others.match(text) is not None)
+        )
+
+
+class Unmet(Enum):
+    """The condition that does not hold, as people read it."""
+
+    ACCOUNT = "account"
+    REGION = "Region"
+    NAME = "name"
+    TAGS = "tags"
+    TAGS_UNKNOWN = "tags, which are not known"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What must hold for a rule or an exclusion to match. One that is empty or None is no condition."""
+
+    accounts: frozenset[AccountId] = frozenset()
+    regions: frozenset[Region] = frozenset()
+    names: Globs | None = None
+    tags: Mapping[str, Globs] = field(default_factory=dict)
+
+    def unmet(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Unmet | None:
+        """The first condition that does not hold; None where all do. Unknown tags (None) meet no condition on tags."""
+        if self.accounts and log_group.account not in self.accounts:
+            return Unmet.ACCOUNT
+        if self.regions and log_group.region not in self.regions:
+            return Unmet.REGION
+        if self.names is not None and not self.names.matches(log_group.name):
+            return Unmet.NAME
+        if not self.tags:
+            return None
+        if tags is None:
+            return Unmet.TAGS_UNKNOWN
+        has_all = all(key in tags and globs.matches(tags[key]) for key, globs in self.tags.items())
+        return None if has_all else Unmet.TAGS
+
+    def why_not(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> str:
+        """The same in words, empty where every condition holds."""
+        match self.unmet(log_group, tags):
+            case None:
+                return ""
+            case Unmet.ACCOUNT:
+                return f"account {log_group.account} is not one of {listed(self.accounts)}"
+            case Unmet.REGION:
+                return f"Region {log_group.region} is not one of {listed(self.regions)}"
+            case Unmet.NAME:
+                return f"the name matches none of {listed(self.names.patterns if self.names else ())}"
+            case Unmet.TAGS_UNKNOWN:
+                return f"the tags are not known, and {listed(self.tags)} would have to match"
+            case Unmet.TAGS:
+                return "; ".join(self._unmatched_tags(tags or {}))
+
+    def _unmatched_tags(self, tags: Mapping[str, str]) -> Iterator[str]:
+        for key, globs in self.tags.items():
+            if key not in tags:
+                yield f"there is no tag {key}"
+            elif not globs.matches(tags[key]):
+                yield f"tag {key} is {tags[key]!r}, which matches none of {listed(globs.patterns)}"
+
+
+def listed(values: Iterable[str]) -> str:
+    """The first few values in order, and how many more there are."""
+    ordered = sorted(values)
+    more = f" and {len(ordered) - MAX_LISTED} more" if len(ordered) > MAX_LISTED else ""
+    return ", ".join(ordered[:MAX_LISTED]) + more

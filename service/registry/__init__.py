@@ -1,0 +1,1 @@
+"""Where tenants and their keys come from."""

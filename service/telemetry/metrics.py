@@ -1,0 +1,125 @@
+"""Metrics, each explained. Labels are bounded: a lane is one of accounts x Regions, a log group or a tenant is never a label."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.domain.command import EnsureCommand
+from service.domain.log_group import Lane
+from service.domain.outcome import FailureClass, Outcome
+
+if TYPE_CHECKING:
+    from service.stream.consumer import PartitionStatus
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)  # from a quick answer to the last retry topic
+
+_log = structlog.get_logger("service.outcome")
+
+
+class Metrics:
+    """The port Observer: counts what happens, and logs each outcome as one line."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._events = Counter(
+            "logwarden_events",
+            "Source records read, by result: accepted, irrelevant, malformed.",
+            ["result"],
+            registry=registry,
+        )
+        self._commands = Counter(
+            "logwarden_commands_accepted", "Commands written to the work topic by ingest.", registry=registry
+        )
+        self._calls = Counter(
+            "logwarden_associate_calls",
+            "AssociateKmsKey calls, by failure class; ok for none.",
+            ["result"],
+            registry=registry,
+        )
+        self._call_seconds = Histogram(
+            "logwarden_associate_seconds", "Duration of AssociateKmsKey calls.", buckets=_SECONDS[:8], registry=registry
+        )
+        self._outcomes = Counter(
+            "logwarden_outcomes",
+            "Commands done, by state, failure class and fault.",
+            ["state", "failure", "fault"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "logwarden_command_seconds",
+            "From the trigger's arrival on Kafka to a durable outcome, by trigger.",
+            ["trigger"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._dead_letters = Counter(
+            "logwarden_dead_letters", "Records sent to the dead-letter topic.", ["failure"], registry=registry
+        )
+        self._holds = Counter(
+            "logwarden_lane_holds",
+            "Times that a lane began to wait for a global fault.",
+            ["failure"],
+            registry=registry,
+        )
+
+    def event_read(self, *, commands: int, problem: str | None) -> None:
+        self._events.labels("malformed" if problem else "accepted" if commands else "irrelevant").inc()
+        self._commands.inc(commands)
+
+    def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:  # noqa: ARG002  the port's
+        self._calls.labels(failure.label if failure else "ok").inc()
+        self._call_seconds.observe(seconds)
+
+    def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
+        failure = outcome.failure
+        self._outcomes.labels(
+            outcome.state.value, failure.label if failure else "", failure.fault.value if failure else ""
+        ).inc()
+        self._seconds.labels(command.trigger.value).observe(seconds)
+        fields = outcome.as_dict()
+        fields.pop("failure", None)
+        if failure is not None:
+            fields |= {"failure": failure.label, "fault": failure.fault.value, "hint": failure.hint}
+        log = _log.warning if failure is not None else _log.info
+        log("outcome", **fields, trigger=command.trigger.value, deferrals=command.deferrals, seconds=round(seconds, 3))
+
+    def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
+        self._dead_letters.labels(failure.label).inc()
+        _log.warning("dead_letter", failure=failure.label, topic=topic)
+
+    def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
+        self._holds.labels(failure.label).inc()
+        _log.warning(
+            "lane_held",
+            account=lane.account,
+            region=lane.region,
+            failure=failure.label,
+            detail=detail,
+            hint=failure.hint,
+        )
+
+
+class StreamCollector(Collector):
+    """Reads the consumers' state when it is scraped, so that nothing has to keep gauges in step."""
+
+    def __init__(self, partitions: Callable[[], Iterable[tuple[str, "PartitionStatus"]]]) -> None:
+        self._partitions = partitions
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["consumer", "topic", "partition"]
+        pending = GaugeMetricFamily(
+            "logwarden_pending_records", "Records in hand whose outcome is not durable yet.", labels=labels
+        )
+        lag = GaugeMetricFamily(
+            "logwarden_lag_records", "Records from the commit position to the partition's end.", labels=labels
+        )
+        for consumer, status in self._partitions():
+            values = [consumer, status.topic, str(status.partition)]
+            pending.add_metric(values, status.pending)
+            if status.lag is not None:
+                lag.add_metric(values, status.lag)
+        return [pending, lag]

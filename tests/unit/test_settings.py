@@ -1,0 +1,82 @@
+"""Settings: read from environment and secrets folder, refused with the variable's name."""
+
+import os
+
+import pytest
+
+from service.settings import PREFIX, Role, Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def test_every_setting_has_a_default_and_a_description():
+    assert Settings().rate_per_s == 5.0, "AWS's quota"
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_the_environment_wins_over_defaults(monkeypatch):
+    monkeypatch.setenv("LOGWARDEN_ROLES", "ingest, worker")
+    monkeypatch.setenv("LOGWARDEN_RETRY_DELAYS_S", "1,2.5")
+    monkeypatch.setenv("LOGWARDEN_LANE_RATES_PER_S", '{"111122223333:eu-west-1": 2.5}')
+    monkeypatch.setenv("LOGWARDEN_DRY_RUN", "true")
+    settings = load_settings()
+    assert settings.roles == {Role.INGEST, Role.WORKER}
+    assert settings.retry_delays_s == [1.0, 2.5]
+    assert settings.retry_topics == ["logwarden.retry.1", "logwarden.retry.2"]
+    assert settings.lane_rates_per_s == {"111122223333:eu-west-1": 2.5}
+    assert settings.dry_run
+
+
+def test_a_password_comes_from_a_file_and_is_not_shown(monkeypatch, tmp_path):
+    (tmp_path / "LOGWARDEN_KAFKA_SASL_PASSWORD").write_text("hush\n")
+    monkeypatch.setenv("LOGWARDEN_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("LOGWARDEN_KAFKA_SASL_USERNAME", "logwarden")
+    monkeypatch.setenv("LOGWARDEN_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    settings = load_settings()
+    assert settings.kafka_sasl_password is not None
+    assert settings.kafka_sasl_password.get_secret_value() == "hush"
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("LOGWARDEN_RATE_PER_SECOND", "5", "no such setting"),
+        ("LOGWARDEN_RATE_PER_S", "0", "greater than 0"),
+        ("LOGWARDEN_RATE_PER_S", "fast", "number"),
+        ("LOGWARDEN_ROLES", "ingest,janitor", "ROLES"),
+        ("LOGWARDEN_ROLES", ",", "at least one role"),
+        ("LOGWARDEN_RETRY_DELAYS_S", "30,10", "ascending"),
+        ("LOGWARDEN_LANE_RATES_PER_S", '{"eu-west-1": 1}', "ACCOUNT:REGION"),
+        ("LOGWARDEN_LANE_RATES_PER_S", '{"111122223333:eu-west-1": 0}', "rate"),
+        ("LOGWARDEN_WORK_TOPIC", "logwarden.events", "two topics"),
+        ("LOGWARDEN_KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "kafka_sasl_username"),
+        ("LOGWARDEN_AWS_OWN_ACCOUNT", "1234", "12 digits"),
+        ("LOGWARDEN_SECRETS_DIR", "/no/such/folder", "SECRETS_DIR"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_name_and_a_reason(monkeypatch, name, value, says):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=says):
+        load_settings()
+
+
+def test_a_misspelt_secret_is_refused_too(monkeypatch, tmp_path):
+    (tmp_path / "LOGWARDEN_KAFKA_PASSWORD").write_text("hush")
+    monkeypatch.setenv("LOGWARDEN_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match="LOGWARDEN_KAFKA_PASSWORD: no such setting"):
+        load_settings()
+
+
+def test_all_that_is_wrong_is_said_at_once(monkeypatch):
+    monkeypatch.setenv("LOGWARDEN_RATE_PER_S", "0")
+    monkeypatch.setenv("LOGWARDEN_HTTP_PORT", "99999")
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert "LOGWARDEN_RATE_PER_S" in str(raised.value)
+    assert "LOGWARDEN_HTTP_PORT" in str(raised.value)

@@ -1,0 +1,328 @@
+"""Whose log group is it, under which key, and what people are told."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from service.domain.conditions import Conditions, Globs
+from service.domain.log_group import KeyArn, LogGroup, TenantId, account_id, key_arn, region_name
+from service.domain.outcome import FailureClass
+from service.domain.tenancy import Excluded, Exclusion, Finding, Owned, Tenant, TenantRules, Undecided
+
+ACME, BLUE = TenantId("acme"), TenantId("blue")
+SHARED, OTHER, UNLISTED = "111122223333", "444455556666", "777788889999"
+
+
+def key_of(tenant: TenantId, region: str = "eu-west-1") -> KeyArn:
+    return key_arn(f"arn:aws:kms:{region}:{OTHER}:key/{tenant}-{region}")
+
+
+def when(
+    *accounts: str,
+    regions: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
+    tags: Mapping[str, tuple[str, ...]] | None = None,
+) -> Conditions:
+    return Conditions(
+        accounts=frozenset(map(account_id, accounts)),
+        regions=frozenset(map(region_name, regions)),
+        names=Globs(names) if names else None,
+        tags={key: Globs(globs) for key, globs in (tags or {}).items()},
+    )
+
+
+def tenant(
+    id_: TenantId, *rules: Conditions, regions: tuple[str, ...] = ("eu-west-1",), exclude: tuple[Exclusion, ...] = ()
+) -> Tenant:
+    keys = {region_name(region): key_of(id_, region) for region in regions}
+    return Tenant(id=id_, keys=keys, rules=rules, exclusions=exclude)
+
+
+def group(name: str = "/acme/orders", account: str = SHARED, region: str = "eu-west-1") -> LogGroup:
+    return LogGroup.of(account, region, name)
+
+
+TWO_TENANTS = TenantRules(
+    tenants=[
+        tenant(ACME, when(SHARED, names=("/acme/*",)), when(OTHER)),
+        tenant(BLUE, when(SHARED, names=("/blue/*",)), when(SHARED, tags={"tenant": ("blue", "azure-*")})),
+    ]
+)
+
+
+# -- rules
+
+
+def test_a_rule_gives_a_group_to_its_tenant() -> None:
+    assert TWO_TENANTS.decide(group("/acme/orders"), None) == Owned(ACME, key_of(ACME), "rule 1 of acme")
+    assert TWO_TENANTS.decide(group("/blue/orders"), None) == Owned(BLUE, key_of(BLUE), "rule 1 of blue")
+
+
+def test_any_rule_will_do() -> None:
+    assert TWO_TENANTS.decide(group("/anything", account=OTHER), None) == Owned(ACME, key_of(ACME), "rule 2 of acme")
+
+
+def test_all_conditions_of_a_rule_must_hold() -> None:
+    rules = TenantRules(
+        tenants=[tenant(ACME, when(SHARED, regions=("eu-west-1",), names=("/acme/*",), tags={"env": ("prod",)}))]
+    )
+    prod = {"env": "prod"}
+    assert isinstance(rules.decide(group(), prod), Owned)
+    assert isinstance(rules.decide(group(region="us-east-1"), prod), Undecided)
+    assert isinstance(rules.decide(group("/blue/orders"), prod), Undecided)
+    assert isinstance(rules.decide(group(), {"env": "test"}), Undecided)
+    assert isinstance(rules.decide(group(), {}), Undecided)
+
+
+def test_any_value_of_a_condition_will_do() -> None:
+    rules = TenantRules(
+        tenants=[
+            tenant(
+                ACME,
+                when(SHARED, OTHER, regions=("eu-west-1", "us-east-1"), names=("/a/*", "/b")),
+                regions=("eu-west-1", "us-east-1"),
+            )
+        ]
+    )
+    assert rules.decide(group("/a/x"), None) == Owned(ACME, key_of(ACME), "rule 1 of acme")
+    assert rules.decide(group("/b", OTHER, "us-east-1"), None) == Owned(
+        ACME, key_of(ACME, "us-east-1"), "rule 1 of acme"
+    )
+
+
+def test_all_tags_of_a_rule_must_match() -> None:
+    rules = TenantRules(tenants=[tenant(ACME, when(SHARED, tags={"team": ("a",), "env": ("prod",)}))])
+    assert isinstance(rules.decide(group(), {"team": "a", "env": "prod"}), Owned)
+    assert isinstance(rules.decide(group(), {"team": "a", "env": "test"}), Undecided)
+    assert isinstance(rules.decide(group(), {"team": "a"}), Undecided)
+
+
+@pytest.mark.parametrize("value", ["blue", "azure-", "azure-sky"])
+def test_a_tag_matches_by_its_value(value: str) -> None:
+    assert TWO_TENANTS.decide(group("/x"), {"tenant": value}) == Owned(BLUE, key_of(BLUE), "rule 2 of blue")
+
+
+@pytest.mark.parametrize("tags", [{"tenant": "Blue"}, {"Tenant": "blue"}, {"tenant": ""}, {}])
+def test_a_tag_of_another_spelling_does_not_match(tags: dict[str, str]) -> None:
+    assert isinstance(TWO_TENANTS.decide(group("/x"), tags), Undecided)
+
+
+def test_two_rules_of_one_tenant_are_no_conflict() -> None:
+    rules = TenantRules(tenants=[tenant(ACME, when(SHARED, names=("/acme/*",)), when(SHARED, names=("/acme/o*", "*")))])
+    assert isinstance(rules.decide(group(), None), Owned)
+
+
+# -- no decision
+
+
+def test_a_group_that_two_tenants_claim_gets_no_key() -> None:
+    decision = TWO_TENANTS.decide(group("/acme/orders"), {"tenant": "blue"})
+    assert isinstance(decision, Undecided)
+    assert decision.failure is FailureClass.AMBIGUOUS_TENANT
+    assert "rule 1 of acme" in decision.detail
+    assert "rule 2 of blue" in decision.detail
+
+
+def test_an_account_in_no_rule_gets_no_key() -> None:
+    decision = TWO_TENANTS.decide(group(account=UNLISTED), {"tenant": "blue"})
+    assert decision == Undecided(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {UNLISTED}")
+
+
+def test_a_group_that_no_rule_matches_says_what_each_rule_misses() -> None:
+    decision = TWO_TENANTS.decide(group("/green/orders"), None)
+    assert isinstance(decision, Undecided)
+    assert decision.failure is FailureClass.UNKNOWN_TENANT
+    assert "rule 1 of acme: the name matches none of /acme/*" in decision.detail
+    assert "rule 2 of blue: the tags are not known, and tenant would have to match" in decision.detail
+
+
+def test_what_people_are_told_stays_short_with_many_rules() -> None:
+    many = [tenant(TenantId(f"t{i}"), when(SHARED, names=(f"/t{i}/*",))) for i in range(500)]
+    decision = TenantRules(tenants=many).decide(group(), None)
+    assert isinstance(decision, Undecided)
+    assert decision.detail.endswith("and 495 more")
+    assert len(decision.detail) < 500
+
+
+def test_a_tenant_without_a_key_in_the_region_gets_no_other() -> None:
+    decision = TWO_TENANTS.decide(group(account=OTHER, region="us-east-1"), None)
+    assert decision == Undecided(
+        FailureClass.NO_KEY_IN_REGION, "rule 2 of acme decides; the keys of acme are in eu-west-1", ACME
+    )
+
+
+# -- exclusions
+
+
+@pytest.mark.parametrize("name", ["aws/spans", "AWS/spans", "Aws/x"])
+def test_reserved_names_are_excluded_whatever_the_rules(name: str) -> None:
+    assert isinstance(TWO_TENANTS.decide(group(name, account=OTHER), None), Excluded)
+    assert isinstance(TWO_TENANTS.decide(group(name, account=UNLISTED), None), Excluded)
+
+
+@pytest.mark.parametrize("name", ["/aws/lambda/x", "aws", "awslogs/x"])
+def test_names_that_only_resemble_reserved_ones_are_not(name: str) -> None:
+    assert isinstance(TWO_TENANTS.decide(group(name, account=OTHER), None), Owned)
+
+
+def test_a_general_exclusion_goes_before_every_rule() -> None:
+    rules = TenantRules(
+        tenants=[tenant(ACME, when(SHARED))],
+        exclusions=[
+            Exclusion(when(OTHER)),
+            Exclusion(when(names=("/acme/tmp-*",)), "scratch space"),
+            Exclusion(when(tags={"encryption": ("none",)})),
+        ],
+    )
+    assert rules.decide(group("/x", OTHER), None) == Excluded("exclusion 1")
+    assert rules.decide(group("/acme/tmp-1"), None) == Excluded("exclusion 2: scratch space")
+    assert rules.decide(group(), {"encryption": "none"}) == Excluded("exclusion 3")
+    assert isinstance(rules.decide(group(), None), Owned)
+
+
+def test_a_tenants_exclusion_is_for_its_own_groups() -> None:
+    not_debug = Exclusion(when(names=("*/debug",)), "noise")
+    rules = TenantRules(
+        tenants=[
+            tenant(ACME, when(SHARED, names=("/acme/*",)), exclude=(not_debug,)),
+            tenant(BLUE, when(SHARED, names=("/blue/*",))),
+        ]
+    )
+    assert rules.decide(group("/acme/debug"), None) == Excluded("exclusion 1 of acme: noise")
+    assert isinstance(rules.decide(group("/blue/debug"), None), Owned)
+
+
+def test_a_tenants_exclusion_settles_no_conflict() -> None:
+    rules = TenantRules(
+        tenants=[tenant(ACME, when(SHARED), exclude=(Exclusion(when(names=("/acme/*",))),)), tenant(BLUE, when(SHARED))]
+    )
+    decision = rules.decide(group(), None)
+    assert isinstance(decision, Undecided)
+    assert decision.failure is FailureClass.AMBIGUOUS_TENANT
+
+
+# -- the default tenant
+
+
+def test_the_default_tenant_takes_what_no_rule_matches_in_listed_accounts_only() -> None:
+    rules = TenantRules(
+        tenants=[
+            tenant(ACME, when(SHARED, names=("/acme/*",))),
+            tenant(BLUE, when(OTHER), exclude=(Exclusion(when(names=("/tmp/*",))),)),
+        ],
+        default=BLUE,
+    )
+    assert rules.decide(group("/x"), None) == Owned(BLUE, key_of(BLUE), "the default tenant")
+    assert rules.decide(group("/acme/x"), None) == Owned(ACME, key_of(ACME), "rule 1 of acme")
+    assert rules.decide(group("/tmp/x"), None) == Excluded("exclusion 1 of blue")
+    decision = rules.decide(group("/x", account=UNLISTED), None)
+    assert isinstance(decision, Undecided)
+    assert decision.failure is FailureClass.ACCOUNT_NOT_LISTED
+
+
+# -- what cannot stand
+
+
+def test_rules_that_would_break_a_promise_are_refused() -> None:
+    with pytest.raises(ValueError, match="without accounts"):
+        tenant(ACME, when(names=("*",)))
+    with pytest.raises(ValueError, match="another Region"):
+        Tenant(id=ACME, keys={region_name("us-east-1"): key_of(ACME)}, rules=[when(SHARED)])
+    with pytest.raises(ValueError, match="one id"):
+        TenantRules(tenants=[tenant(ACME, when(SHARED)), tenant(ACME, when(OTHER))])
+    with pytest.raises(ValueError, match="default tenant blue"):
+        TenantRules(tenants=[tenant(ACME, when(SHARED))], default=BLUE)
+
+
+# -- explanations
+
+
+def test_an_explanation_names_every_rule_of_the_account_and_what_it_misses() -> None:
+    rules = TenantRules(
+        tenants=[
+            tenant(
+                ACME, when(SHARED, names=("/acme/*",)), when(OTHER), exclude=(Exclusion(when(regions=("us-east-1",))),)
+            ),
+            tenant(
+                BLUE, when(SHARED, tags={"tenant": ("blue",), "env": ("prod",)}), exclude=(Exclusion(when(SHARED)),)
+            ),
+        ],
+        exclusions=[Exclusion(when(OTHER), "not ours")],
+    )
+    assert rules.explain(group(), {"tenant": "green"}) == [
+        Finding("exclusion 1: not ours", f"account {SHARED} is not one of {OTHER}"),
+        Finding("rule 1 of acme", ""),
+        Finding("rule 1 of blue", "tag tenant is 'green', which matches none of blue; there is no tag env"),
+        Finding("exclusion 1 of acme", "Region eu-west-1 is not one of us-east-1"),
+    ]
+
+
+def test_an_explanation_covers_the_default_tenant() -> None:
+    rules = TenantRules(
+        tenants=[tenant(ACME, when(SHARED, names=("/acme/*",)), exclude=(Exclusion(when(names=("/x",)), "why"),))],
+        default=ACME,
+    )
+    assert rules.explain(group("/x"), None)[-1] == Finding("exclusion 1 of acme: why", "")
+    assert rules.explain(group("/x", account=UNLISTED), None) == []
+
+
+def test_an_account_in_no_rule_has_little_to_explain() -> None:
+    assert TWO_TENANTS.explain(group(account=UNLISTED), None) == []
+
+
+# -- whether tags matter
+
+
+def test_tags_matter_only_where_they_may_change_the_decision() -> None:
+    assert TWO_TENANTS.depends_on_tags(group("/x"))
+    assert not TWO_TENANTS.depends_on_tags(group("/x", account=OTHER))
+    assert not TWO_TENANTS.depends_on_tags(group("/x", account=UNLISTED))
+
+
+@pytest.mark.parametrize("place", ["general", "tenant", "default"])
+def test_tags_of_an_exclusion_matter_too(place: str) -> None:
+    by_tag = Exclusion(when(tags={"encryption": ("none",)}))
+    rules = TenantRules(
+        tenants=[
+            tenant(ACME, when(SHARED, names=("/acme/*",)), exclude=(by_tag,) if place == "tenant" else ()),
+            tenant(BLUE, when(OTHER), exclude=(by_tag,) if place == "default" else ()),
+        ],
+        exclusions=[by_tag] if place == "general" else [],
+        default=BLUE,
+    )
+    assert rules.depends_on_tags(group())
+
+
+# -- globs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "is_match"),
+    [
+        ("/acme", "/acme", True),
+        ("/acme", "/acme/x", False),
+        ("/acme/*", "/acme/", True),
+        ("/acme/*", "/acme/a/b", True),
+        ("/acme/*", "/acm", False),
+        ("/ACME/*", "/acme/x", False),
+        ("*", "", True),
+        ("*/debug", "/a/b/debug", True),
+        ("*/debug", "/a/debug/b", False),
+        ("/a?", "/ab", True),
+        ("/a?", "/a", False),
+        ("/[ab]/*", "/b/x", True),
+        ("/[!ab]/*", "/b/x", False),
+        ("/a.b", "/axb", False),
+        ("/a.b*", "/axb", False),
+        ("/a*", "x/a", False),
+        ("/a\n", "/a", False),
+        ("/a", "/a\n", False),
+    ],
+)
+def test_a_glob_matches_the_whole_text(pattern: str, text: str, is_match: bool) -> None:
+    assert Globs([pattern]).matches(text) is is_match
+    assert Globs(["/other", pattern, "/else/*", "/*/q?"]).matches(text) is is_match
+
+
+def test_no_patterns_match_nothing() -> None:
+    assert not Globs([]).matches("")
