@@ -2,26 +2,48 @@
 
 One ledger lives for one assignment of one partition. When the partition is taken away its ledger is closed, and finishing an offset
 of a closed ledger changes nothing: that is the fence against work that outlives its assignment.
+
+A lane that is slow holds the position of its whole partition back. So that the next owner does not work again what other lanes have
+finished above it, those offsets are committed with the position, as the text that Kafka keeps beside an offset.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+_MAX_METADATA: Final = 4000  # characters; a broker's offset.metadata.max.bytes is 4096 unless set otherwise
+_MAX_OFFSETS: Final = 1_000_000  # in what we read back: more than a replica holds, so anything else is not ours
+_SCHEME: Final = "f1:"  # finished offsets, first way to write them
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What to commit: the position, and the finished offsets above it as text."""
+
+    position: int
+    metadata: str = ""
 
 
 class OffsetLedger:
-    """The incomplete offsets of one assignment: those actually seen, so that gaps (compaction, transactions) cost nothing."""
+    """The incomplete offsets of one assignment: those actually seen, so that gaps (compaction, transactions) cost nothing.
 
-    __slots__ = ("_finished", "_in_order", "_next", "is_open")
+    `committed` is what a former owner left.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_finished", "_in_order", "_next", "_open", "is_open")
+
+    def __init__(self, committed: Progress | None = None) -> None:
         self._in_order: deque[int] = deque()
-        self._finished: set[int] = set()
+        self._finished = set() if committed is None else read_finished(committed)
         self._next: int | None = None
+        self._open = 0
         self.is_open = True
 
     def __len__(self) -> int:
         """How many offsets are seen and not finished."""
-        return len(self._in_order) - len(self._finished)
+        return self._open
 
     def see(self, offset: int) -> "Delivery":
         """Register an offset as it is read. Offsets ascend within an assignment; raises ValueError if they do not."""
@@ -29,20 +51,29 @@ class OffsetLedger:
             raise ValueError(f"offset {offset} after {self._next - 1}")
         self._in_order.append(offset)
         self._next = offset + 1
-        return Delivery(self, offset)
+        is_new = offset not in self._finished
+        self._open += is_new
+        self._advance()
+        return Delivery(self, offset, is_new)
 
     def finish(self, offset: int) -> None:
         """Mark an offset as finished, once; the position moves when nothing below it is open."""
         if not self.is_open:
             return
         self._finished.add(offset)
-        while self._in_order and self._in_order[0] in self._finished:
-            self._finished.remove(self._in_order.popleft())
+        self._open -= 1
+        self._advance()
 
     @property
     def position(self) -> int | None:
         """The offset to commit: the lowest not finished, else the one after the last seen; None before the first, and once closed."""
         return self._in_order[0] if self._in_order else self._next
+
+    @property
+    def progress(self) -> Progress | None:
+        """What to commit; None before the first offset, and once closed. Takes time in the number of finished offsets above it."""
+        position = self.position
+        return None if position is None else Progress(position, write_finished(position, self._finished))
 
     def close(self) -> None:
         """End the assignment: whatever finishes from here on is somebody else's to account for."""
@@ -50,14 +81,23 @@ class OffsetLedger:
         self._in_order.clear()
         self._finished.clear()
         self._next = None
+        self._open = 0
+
+    def _advance(self) -> None:
+        while self._in_order and self._in_order[0] in self._finished:
+            self._finished.remove(self._in_order.popleft())
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One record in our hands; finish it when its outcome, retry record or dead letter is acknowledged."""
+    """One record in our hands; finish it when its outcome, retry record or dead letter is acknowledged.
+
+    One that is not new was finished by a former owner of the partition: there is nothing to do for it.
+    """
 
     ledger: OffsetLedger
     offset: int
+    is_new: bool = True
 
     @property
     def is_ours(self) -> bool:
@@ -66,3 +106,48 @@ class Delivery:
 
     def finish(self) -> None:
         self.ledger.finish(self.offset)
+
+
+def write_finished(position: int, finished: Iterable[int]) -> str:
+    """The finished offsets above a position as runs: `gap.length` from the end of the run before, in base 36.
+
+    What does not fit into the broker's limit is left out from the far end: it is worked again, which does no harm.
+    """
+    parts: list[str] = []
+    size, end = len(_SCHEME), position
+    for _, run in groupby(enumerate(sorted(finished)), key=lambda pair: pair[1] - pair[0]):
+        offsets = [offset for _, offset in run]
+        part = f"{_base36(offsets[0] - end)}.{_base36(len(offsets))}"
+        size += len(part) + 1
+        if size > _MAX_METADATA:
+            break
+        parts.append(part)
+        end = offsets[-1] + 1
+    return _SCHEME + ",".join(parts) if parts else ""
+
+
+def read_finished(committed: Progress) -> set[int]:
+    """The offsets that `write_finished` wrote; none for a text that is not ours, since anybody may commit anything."""
+    if not committed.metadata.startswith(_SCHEME):
+        return set()
+    finished: set[int] = set()
+    end = committed.position
+    try:
+        for part in committed.metadata.removeprefix(_SCHEME).split(","):
+            gap, length = (int(number, 36) for number in part.split("."))
+            start = end + gap
+            end = start + length
+            if gap < 0 or length < 1 or len(finished) + length > _MAX_OFFSETS:
+                return set()
+            finished.update(range(start, end))
+    except ValueError:
+        return set()
+    return finished
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number or not digits:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits

@@ -13,15 +13,16 @@ Everything that aiokafka 0.14 needs to be told, and to be protected from, is her
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from service.domain.offsets import OffsetLedger
+from service.domain.offsets import OffsetLedger, Progress
 from service.ports import Clock, IncomingRecord, RecordHandler
 from service.stream.connection import close_quietly, until_connected
 
@@ -83,7 +84,7 @@ class Consumer:
         self._clock = clock
         self._consumer: AIOKafkaConsumer | None = None
         self._ledgers: dict[TopicPartition, OffsetLedger] = {}
-        self._committed: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, Progress] = {}
         self._commit_lock = asyncio.Lock()
         self._failure: asyncio.Future[None] | None = None
         self.last_poll: float | None = None
@@ -132,9 +133,10 @@ class Consumer:
 
     def _status(self, tp: TopicPartition, ledger: OffsetLedger) -> PartitionStatus:
         end = self._consumer.highwater(tp) if self._consumer is not None else None
-        position = ledger.position
+        committed = self._committed[tp].position if tp in self._committed else None
+        position = ledger.position if ledger.position is not None else committed
         lag = None if end is None or position is None else max(0, end - position)
-        return PartitionStatus(tp.topic, tp.partition, len(ledger), position, self._committed.get(tp), lag)
+        return PartitionStatus(tp.topic, tp.partition, len(ledger), position, committed, lag)
 
     # -- polling
 
@@ -179,7 +181,8 @@ class Consumer:
             for tp, records in batches.items():
                 if (ledger := self._ledgers.get(tp)) is not None:
                     for record in records:
-                        self._handler.handle(_incoming(record), ledger.see(record.offset))
+                        if (delivery := ledger.see(record.offset)).is_new:
+                            self._handler.handle(_incoming(record), delivery)
             await asyncio.sleep(0)  # getmany does not yield while it has records
 
     def _with_room(self) -> tuple[list[TopicPartition], int]:
@@ -204,25 +207,37 @@ class Consumer:
     async def _commit(self) -> None:
         """Commit every position that moved. A failure is logged and left to the next commit, or to the next owner."""
         async with self._commit_lock:
-            positions = {
-                tp: at
+            moved = {
+                tp: progress
                 for tp, ledger in self._ledgers.items()
-                if (at := ledger.position) not in (None, self._committed.get(tp))
+                if (progress := ledger.progress) is not None and progress != self._committed.get(tp)
             }
-            if not positions or self._consumer is None:
+            if not moved or self._consumer is None:
                 return
             try:
                 async with asyncio.timeout(self._limits.commit_timeout_s):
-                    await self._consumer.commit(positions)
-            except (
-                CommitFailedError,
-                IllegalStateError,
-            ) as e:  # the group has moved on: the next owner works these again
+                    await self._consumer.commit({tp: (at.position, at.metadata) for tp, at in moved.items()})
+            except (CommitFailedError, IllegalStateError) as e:
+                # the group has moved on: the next owner works these again
                 _log.info("commit_refused", consumer=self.name, error=str(e) or type(e).__name__)
             except (KafkaError, TimeoutError) as e:
                 _log.warning("commit_failed", consumer=self.name, error=str(e) or type(e).__name__)
             else:
-                self._committed.update(positions)
+                self._committed.update(moved)
+
+    async def _fetch_committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Progress]:
+        """What former owners committed. Where that cannot be read, what they finished above their position is worked again."""
+        admin = AIOKafkaAdminClient(**self._arguments)
+        try:
+            async with asyncio.timeout(self._limits.commit_timeout_s):
+                await admin.start()
+                offsets = await admin.list_consumer_group_offsets(self._group, partitions=list(partitions))
+        except (KafkaError, TimeoutError) as e:
+            _log.warning("committed_unknown", consumer=self.name, error=str(e) or type(e).__name__)
+            return {}
+        finally:
+            await close_quietly("admin", admin.close)
+        return {tp: Progress(at.offset, at.metadata or "") for tp, at in offsets.items() if at.offset >= 0}
 
     # -- rebalancing
 
@@ -239,8 +254,9 @@ class Consumer:
         self._ledgers.clear()
         self._committed.clear()
 
-    def _assign(self, partitions: set[TopicPartition]) -> None:
-        self._ledgers = {tp: OffsetLedger() for tp in partitions}
+    async def _assign(self, partitions: set[TopicPartition]) -> None:
+        self._committed = await self._fetch_committed(partitions) if partitions else {}
+        self._ledgers = {tp: OffsetLedger(self._committed.get(tp)) for tp in partitions}
         self.is_joined = True
         _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
         self._handler.restart()
@@ -278,7 +294,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         try:
-            self._consumer._assign(assigned)  # noqa: SLF001  one class in two parts
+            await self._consumer._assign(assigned)  # noqa: SLF001  one class in two parts
         except Exception as e:  # noqa: BLE001  reported, not swallowed
             self._consumer.fail(e)
 

@@ -3,14 +3,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.offsets import OffsetLedger
+from service.domain.offsets import Delivery, OffsetLedger, Progress, read_finished, write_finished
 
 
 @given(st.sets(st.integers(0, 2**40), min_size=1, max_size=40), st.data())
 def test_in_whatever_order_work_ends_the_position_is_the_lowest_open_offset(offsets: set[int], data: Any):
     ledger = OffsetLedger()
     unseen = sorted(offsets, reverse=True)
-    open_ = {}
+    open_: dict[int, Delivery] = {}
     last = None
     positions = []
     while unseen or open_:
@@ -24,3 +24,35 @@ def test_in_whatever_order_work_ends_the_position_is_the_lowest_open_offset(offs
         assert len(ledger) == len(open_)
         positions.append(ledger.position)
     assert positions == sorted(positions)  # a commit never goes back
+
+
+@given(st.integers(0, 2**40), st.sets(st.integers(1, 300), max_size=200))
+def test_finished_offsets_are_read_back_as_they_were_written(position: int, above: set[int]):
+    finished = {position + offset for offset in above}
+    assert read_finished(Progress(position, write_finished(position, finished))) == finished
+
+
+@given(st.text())
+def test_whatever_stands_beside_an_offset_can_be_read(text: str):
+    assert read_finished(Progress(5, "f1:" + text)) is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=80), st.integers(1, 40))
+def test_over_any_change_of_owner_nothing_is_finished_that_was_not_and_nothing_is_new_twice_after_a_commit(
+    steps: Any, count: int
+):
+    """Owners read from the committed position, finish some, commit, and go."""
+    finished: set[int] = set()
+    ledger = OffsetLedger()
+    held = [ledger.see(offset) for offset in range(count)]
+    for is_handover, pick in steps:
+        if is_handover:
+            progress = ledger.progress
+            ledger.close()
+            ledger = OffsetLedger(progress)
+            held = [d for d in map(ledger.see, range(progress.position if progress else 0, count)) if d.is_new]
+            assert {d.offset for d in held} == set(range(count)) - finished
+        elif held:
+            delivery = held.pop(pick % len(held))
+            delivery.finish()
+            finished.add(delivery.offset)

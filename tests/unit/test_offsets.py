@@ -1,0 +1,126 @@
+import pytest
+
+from service.domain.offsets import OffsetLedger, Progress, read_finished, write_finished
+
+
+def test_a_ledger_that_has_seen_nothing_has_nothing_to_commit():
+    ledger = OffsetLedger()
+    assert (ledger.position, len(ledger)) == (None, 0)
+
+
+def test_the_position_is_the_lowest_offset_that_is_not_finished():
+    ledger = OffsetLedger()
+    first, second, third = (ledger.see(offset) for offset in (10, 11, 12))
+    assert (ledger.position, len(ledger)) == (10, 3)
+    third.finish()
+    second.finish()
+    assert (ledger.position, len(ledger)) == (10, 1)
+    first.finish()
+    assert (ledger.position, len(ledger)) == (13, 0)
+
+
+def test_offsets_that_were_never_seen_do_not_hold_the_position_back():
+    ledger = OffsetLedger()
+    first, second = ledger.see(10), ledger.see(5000)
+    first.finish()
+    assert ledger.position == 5000
+    second.finish()
+    assert ledger.position == 5001
+
+
+def test_an_offset_that_comes_after_all_are_finished_holds_the_position_again():
+    ledger = OffsetLedger()
+    ledger.see(1).finish()
+    ledger.see(7)
+    assert (ledger.position, len(ledger)) == (7, 1)
+
+
+@pytest.mark.parametrize("again", [9, 10, 0])
+def test_an_offset_does_not_come_twice_nor_out_of_order(again: int):
+    ledger = OffsetLedger()
+    ledger.see(10).finish()
+    with pytest.raises(ValueError, match=f"offset {again} after 10"):
+        ledger.see(again)
+    assert (ledger.position, len(ledger)) == (11, 0)
+
+
+def test_offset_zero_is_an_offset_like_any_other():
+    ledger = OffsetLedger()
+    delivery = ledger.see(0)
+    assert (ledger.position, len(ledger)) == (0, 1)
+    delivery.finish()
+    assert (ledger.position, len(ledger)) == (1, 0)
+
+
+def test_nothing_changes_when_a_closed_ledgers_work_ends():
+    ledger = OffsetLedger()
+    early, late = ledger.see(1), ledger.see(2)
+    early.finish()
+    ledger.close()
+    assert not late.is_ours
+    late.finish()
+    assert len(ledger) == 0
+
+
+def test_a_closed_ledger_has_nothing_to_commit():
+    # Its open offsets are forgotten: "the one after the last seen" would say that they were finished.
+    ledger = OffsetLedger()
+    ledger.see(1)
+    ledger.see(2).finish()
+    ledger.close()
+    assert (ledger.position, len(ledger)) == (None, 0)
+
+
+def test_work_of_a_former_assignment_does_not_finish_the_same_offset_of_this_one():
+    former, current = OffsetLedger(), OffsetLedger()
+    stale, fresh = former.see(5), current.see(5)
+    former.close()
+    stale.finish()
+    assert current.position == 5
+    assert fresh.is_ours
+    assert not stale.is_ours
+
+
+def test_what_a_former_owner_finished_above_its_position_is_not_new_to_the_next():
+    former = OffsetLedger()
+    deliveries = [former.see(offset) for offset in range(10, 20)]
+    for delivery in (deliveries[1], deliveries[2], deliveries[5]):
+        delivery.finish()
+    committed = former.progress
+    assert committed == Progress(10, "f1:1.2,2.1")
+
+    current = OffsetLedger(committed)
+    assert [current.see(offset).is_new for offset in range(10, 17)] == [True, False, False, True, True, False, True]
+    assert (current.position, len(current)) == (10, 4)
+
+
+def test_what_a_former_owner_finished_is_committed_on_until_it_is_read_again():
+    ledger = OffsetLedger(Progress(10, "f1:5.1"))
+    assert ledger.progress is None, "nothing read, nothing to commit"
+    ledger.see(10)
+    assert ledger.progress == Progress(10, "f1:5.1")
+
+
+def test_the_position_passes_what_a_former_owner_finished():
+    ledger = OffsetLedger(Progress(10, "f1:1.2"))
+    ledger.see(10).finish()
+    ledger.see(11)
+    ledger.see(12)
+    assert ledger.progress == Progress(13)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "by another tool", "f1:", "f1:1", "f1:1.2.3", "f1:-5.2", "f1:1.0", "f1:1.zzzzzz", "f1:1.2,!.1", "f2:1.2"],
+)
+def test_a_text_that_is_not_ours_finishes_nothing(text: str):
+    assert read_finished(Progress(10, text)) == set()
+
+
+def test_what_does_not_fit_into_the_brokers_limit_is_left_out_from_the_far_end():
+    finished = set(range(1, 200_000, 7))
+    text = write_finished(0, finished)
+    assert len(text) <= 4000
+    kept = read_finished(Progress(0, text))
+    assert kept == {offset for offset in finished if offset <= max(kept)}
+    assert len(kept) > 900
