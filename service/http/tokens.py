@@ -61,6 +61,9 @@ class TokenFile:
                 self._version = version
                 self._complaint = None
                 _log.info("api_tokens_read", path=str(path), callers=sorted(self._callers.values()))
+        except FileNotFoundError as e:  # an optional Secret that nobody has made yet
+            self._version = None
+            raise ProblemError(ProblemType.CLOSED, f"{path} does not exist.") from e
         except (OSError, ValueError) as e:
             self._version = None
             if (complaint := str(e)) != self._complaint:  # once, not for every caller

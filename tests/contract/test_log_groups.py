@@ -13,8 +13,8 @@ from service.clock import LoopClock
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region
 from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import LogGroups
-from service.sandbox.aws import AwsSandbox
-from service.sandbox.aws_faults import Faults
+from service.sandbox.aws.faults import Faults
+from service.sandbox.aws.sandbox import AwsSandbox
 from tests.support.aws_server import set_own_environment
 from tests.support.log_groups import FakeLogGroups
 

@@ -98,15 +98,12 @@ def test_a_file_that_is_swapped_for_one_of_the_same_size_and_time_is_read_again(
     assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKEN_REFUSED
 
 
-@pytest.mark.parametrize("text", [None, "", "short\n", "alice:é"])
+@pytest.mark.parametrize("text", ["", "short\n", "alice:é"])
 def test_a_file_that_becomes_unusable_lets_nobody_in_says_so_once_and_recovers(tmp_path, text):
     path = token_file(tmp_path)
     tokens = TokenFile(path)
     tokens.caller(f"Bearer {TOKEN}")
-    if text is None:
-        path.unlink()
-    else:
-        path.write_text(text)
+    path.write_text(text)
 
     with capture_logs() as logs:
         assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKENS_UNUSABLE
@@ -146,8 +143,17 @@ async def test_a_closed_trigger_says_which_setting_opens_it():
     assert "LOGWARDEN_API_TOKEN_FILE" in response.json()["detail"]
 
 
-async def test_an_unusable_token_file_is_the_services_fault(tmp_path):
+async def test_a_token_file_that_nobody_has_made_keeps_the_trigger_closed(tmp_path):
     async with side_port(tmp_path / "absent") as port:
+        response = await port.client.get("/v1/requests/x")
+
+    assert response.status_code == 403
+    assert response.json()["type"] == "/docs#closed"
+
+
+async def test_an_unusable_token_file_is_the_services_fault(tmp_path):
+    (tmp_path / "tokens").write_text("short")
+    async with side_port(tmp_path / "tokens") as port:
         response = await port.client.get("/v1/requests/x")
 
     assert response.status_code == 503
