@@ -20,6 +20,7 @@ from service.clock import LoopClock
 from service.dead_letters import DeadLetters
 from service.dispatcher import Dispatcher
 from service.domain import log_group
+from service.domain.dead_letter import DeadLetterLimit
 from service.domain.lane import Lane
 from service.domain.log_group import AccountId
 from service.domain.pacing import Pacer
@@ -50,6 +51,7 @@ _STALLED_S: Final = (
 _FORWARDED_AT_ONCE: Final = (
     5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement
 )
+_LIMIT_WINDOW: Final = 10_000  # records that the dead letters' share is of: a minute of a busy stream
 _REQUESTS_HELD: Final = (
     200_000  # log groups of manual requests, a few hundred bytes each, that one replica can answer for
 )
@@ -211,9 +213,15 @@ class App:
 
     def _dead_letters(self) -> DeadLetters:
         settings = self._settings
+        limit = DeadLetterLimit(
+            max_consecutive=settings.dead_letter_max_consecutive,
+            max_share=settings.dead_letter_max_share,
+            window=_LIMIT_WINDOW,
+        )
         return DeadLetters(
             publisher=self._publisher,
             observer=self._metrics,
+            limit=limit,
             topic=settings.dead_letter_topic,
             work_topic=settings.work_topic,
         )

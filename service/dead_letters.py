@@ -1,17 +1,20 @@
 """Sends to the dead-letter topic what can never be worked: bytes unchanged, the explanation in headers."""
 
-from dataclasses import replace
+import contextlib
 
 from service.domain.command import EnsureCommand
-from service.domain.dead_letter import PREFIX, VALUE_OMITTED, dead_letter_headers
+from service.domain.dead_letter import PREFIX, VALUE_OMITTED, DeadLetterLimit, dead_letter_headers
 from service.domain.outcome import FailureClass
-from service.ports import IncomingRecord, Observer, OutgoingRecord, Publisher, RecordTooLargeError
+from service.ports import GivenUpError, IncomingRecord, Observer, OutgoingRecord, Publisher, RecordTooLargeError
 
 
 class DeadLetters:
     """The way out. Every dead letter can be sent back to its `logwarden-original-topic` as it is, once its cause is mended."""
 
-    def __init__(self, *, publisher: Publisher, observer: Observer, topic: str, work_topic: str) -> None:
+    def __init__(
+        self, *, publisher: Publisher, observer: Observer, limit: DeadLetterLimit, topic: str, work_topic: str
+    ) -> None:
+        self._limit = limit
         self._publisher = publisher
         self._observer = observer
         self._topic = topic
@@ -20,11 +23,12 @@ class DeadLetters:
     async def send_record(
         self, record: IncomingRecord, failure: FailureClass, reason: str, *, field: str | None = None
     ) -> None:
-        """Return once the record is a dead letter: key, value and headers as they were.
+        """Return once the record is a dead letter: key, value and headers as they were. Raises GivenUpError past the limit.
 
-        A value that the broker refuses for its size is left out, and a header says so. A replayed record that dies again carries one
-        explanation, the last.
+        A value that the broker refuses for its size is left out, and a header says so; so are a key and headers that are too large by
+        themselves. A replayed record that dies again carries one explanation, the last.
         """
+        self._count()
         explanation = dead_letter_headers(
             failure,
             reason,
@@ -35,18 +39,41 @@ class DeadLetters:
             original_timestamp_ms=record.timestamp_ms,
         )
         headers = [*((name, value) for name, value in record.headers if not name.startswith(PREFIX)), *explanation]
-        letter = OutgoingRecord(self._topic, record.key, record.value, headers)
-        try:
-            await self._publisher.publish(letter)
-        except RecordTooLargeError:
-            size = str(len(record.value or b"")).encode()
-            await self._publisher.publish(replace(letter, value=None, headers=[*headers, (VALUE_OMITTED, size)]))
+        omitted = (VALUE_OMITTED, str(len(record.value or b"")).encode())
+        await self._publish_what_fits(
+            OutgoingRecord(self._topic, record.key, record.value, headers),
+            OutgoingRecord(self._topic, record.key, None, [*headers, omitted]),
+            OutgoingRecord(self._topic, None, None, [*explanation, omitted]),
+        )
         self._observer.dead_lettered(failure, topic=record.topic)
 
     async def send_command(self, command: EnsureCommand, failure: FailureClass, reason: str) -> None:
-        """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it."""
+        """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it.
+
+        Raises GivenUpError past the limit.
+        """
+        self._count()
         explanation = dead_letter_headers(failure, reason, original_topic=self._work_topic, source=command.origin)
         await self._publisher.publish(
             OutgoingRecord(self._topic, command.partition_key, command.to_bytes(), explanation)
         )
         self._observer.dead_lettered(failure, topic=self._work_topic)
+
+    def not_needed(self) -> None:
+        """Say that a record was worked without one, for the limit's sake."""
+        self._limit.passed()
+
+    async def _publish_what_fits(self, *letters: OutgoingRecord) -> None:
+        *larger, smallest = letters
+        for letter in larger:
+            with contextlib.suppress(RecordTooLargeError):
+                return await self._publisher.publish(letter)
+        return await self._publisher.publish(smallest)
+
+    def _count(self) -> None:
+        was_stopped = self._limit.reason is not None
+        self._limit.failed()
+        if self._limit.reason is not None:
+            if not was_stopped:
+                self._observer.dead_letters_stopped(self._limit.reason)
+            raise GivenUpError

@@ -15,11 +15,7 @@ from service.domain.lane import Work
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
 from service.domain.schedule import Schedule
-from service.ports import Clock
-
-
-class GivenUpError(Exception):
-    """The command is to be left as it is: its partition goes elsewhere, where it will be worked again."""
+from service.ports import Clock, GivenUpError
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +161,14 @@ class Dispatcher:
         try:
             held = await self._work(work.command, turn)
         except GivenUpError:
-            self._leave(work, turn)  # not finished: its records are read again by whoever owns the partition next
-        except BaseException:
+            self._leave(work, turn)  # not finished: its records are to be read again
+            self._pump()
+        except BaseException:  # late in a drain, the end of `run`, or a bug, which ends it: nothing more is started
+            self._is_draining = True
             self._leave(work, turn)
             raise
         else:
             if held is None:
-                self._leave(work, turn)
                 self._finished(work, turn)
             else:
                 self._held(work, turn, held)
@@ -183,14 +180,15 @@ class Dispatcher:
             delivery.finish()
         if not turn.has_token:  # it called, and AWS answered: whatever held the lane is over
             self.schedule.lane_of(work).release()
+        self._leave(work, turn)
 
     def _held(self, work: Work, turn: Turn, held: Held) -> None:
         if self._is_draining:
             return self._leave(work, turn)
         now = self._clock.now()
         lane = self.schedule.lane_of(work)
-        lane.hold(now, held.failure.label, first_s=self._hold_s, longest_s=self._max_hold_s)
-        self._on_held(lane.id, held.failure, held.detail)
+        if lane.hold(now, held.failure.label, first_s=self._hold_s, longest_s=self._max_hold_s):
+            self._on_held(lane.id, held.failure, held.detail)
         return self._leave(work, turn, is_put_back=True)
 
     def _leave(self, work: Work, turn: Turn, *, is_put_back: bool = False) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from service.domain.offsets import Delivery
+from service.ports import GivenUpError
 
 
 class Forwarding:
@@ -43,5 +44,7 @@ class Forwarding:
             return
         if (error := task.exception()) is None:
             delivery.finish()
+        elif isinstance(error, GivenUpError):
+            pass  # its delivery stays open
         elif self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)

@@ -27,12 +27,15 @@ class Ingest(Forwarding):
         """Drop an irrelevant record at once; otherwise finish the delivery when its commands, or its dead letter, are durable."""
         if record.value is not None and is_surely_irrelevant(record.value):
             self._observer.event_read(commands=0, problem=None)
+            self._dead_letters.not_needed()
             delivery.finish()
             return
         origin = Origin(record.topic, record.partition, record.offset)
         parsed = parse_event(record.value, accepted_at_ms=record.timestamp_ms, origin=origin)
         problem = parsed.problems[0] if parsed.problems else None
         self._observer.event_read(commands=len(parsed.commands), problem=problem.field if problem else None)
+        if problem is None:
+            self._dead_letters.not_needed()
         if problem is None and not parsed.commands:
             delivery.finish()
             return

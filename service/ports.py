@@ -32,6 +32,9 @@ class TenantDirectory(Protocol):
         Raises CallFailedError(REGISTRY_UNAVAILABLE) when the registry cannot be asked; never guesses.
         """
 
+    async def depends_on_tags(self, log_group: LogGroup) -> bool:
+        """Whether the group's tags may change the decision, so that it is worth looking them up. Raises as `decide` does."""
+
 
 class LogGroups(Protocol):
     """CloudWatch Logs, as far as Logwarden uses it. One call is one request: retries are the caller's."""
@@ -42,12 +45,19 @@ class LogGroups(Protocol):
         A cancelled call may or may not have taken effect.
         """
 
+    async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
+        """The group's tags as they are now. AWS allows 5 such calls a second for an account and Region. Raises CallFailedError."""
+
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
         """The keys of up to 50 log groups, by exact name; more raise ValueError. Raises CallFailedError.
 
         None is a group without a key; groups that do not exist are left out. The key is what AWS shows, which may lag a second
         behind `associate`.
         """
+
+
+class GivenUpError(Exception):
+    """Leave the record as it is, unfinished: it is to be read again, by the next owner of its partition or a better release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,9 @@ class Observer(Protocol):
 
     def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
         """A record of `topic` went to the dead-letter topic."""
+
+    def dead_letters_stopped(self, reason: str) -> None:
+        """The limit is reached: nothing more becomes a dead letter before a restart."""
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         """A lane waits, for a fault that no record can help."""

@@ -170,6 +170,18 @@ class Settings(BaseSettings):
     )
     max_hold_s: float = Field(60.0, gt=0, description="The longest such wait (seconds): recovery is noticed within it.")
 
+    dead_letter_max_consecutive: int = Field(
+        1000,
+        ge=1,
+        description="Dead letters in a row after which none is written any more: that is a bad release, not bad records.",
+    )
+    dead_letter_max_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share (0 to 1) of the last 10,000 records that may become dead letters before the same.",
+    )
+
     # -- offsets and shutdown
     commit_interval_s: float = Field(
         1.0, gt=0, description="How often offsets are committed (seconds): what a crash works again."

@@ -17,7 +17,7 @@ from service.domain.command import EnsureCommand
 from service.domain.log_group import KeyArn
 from service.domain.outcome import CallFailedError, Defer, End, FailureClass, Outcome, State, next_step
 from service.domain.request import RequestOutcome
-from service.domain.tenancy import Excluded, Owned, Undecided
+from service.domain.tenancy import Decision, Excluded, Owned, Undecided
 from service.ports import Clock, LogGroups, Observer, OutgoingRecord, Publisher, TenantDirectory
 
 DUE_HEADER: Final = "logwarden-due-ms"  # when a record on a retry topic is to be worked again: ms since 1970, decimal
@@ -95,7 +95,7 @@ class Worker:
         """What can be said before deciding what a failure leads to: state FAILED stands for any failure here."""
         outcome = Outcome(log_group=command.log_group, state=State.FAILED)
         try:
-            decision = await self._directory.decide(command.log_group, command.tags)
+            decision = await self._decide(command, turn)
         except CallFailedError as e:
             return replace(outcome, failure=e.failure, detail=e.detail)
         match decision:
@@ -113,6 +113,13 @@ class Worker:
             case _:
                 assert_never(decision)
 
+    async def _decide(self, command: EnsureCommand, turn: Turn) -> Decision:
+        """Whose group is it? Its tags are looked up where the trigger did not show them and they matter."""
+        tags = command.tags
+        if tags is None and await self._directory.depends_on_tags(command.log_group):
+            tags = await self._retrying(turn)(self._log_groups.tags_of, command.log_group)
+        return await self._directory.decide(command.log_group, tags)
+
     async def _associate(self, owned: Outcome, key: KeyArn, turn: Turn) -> Outcome:
         attempts = 0
 
@@ -121,32 +128,34 @@ class Worker:
             attempts += 1
             turn.spend()
             started = self._clock.now()
-            failure: FailureClass | None = None
+            lane = owned.log_group.lane
             try:
                 await self._log_groups.associate(owned.log_group, key)
             except CallFailedError as e:
-                failure = e.failure
-                if failure is FailureClass.THROTTLED:
+                self._observer.call_made(lane, failure=e.failure, seconds=self._clock.now() - started)
+                if e.failure is FailureClass.THROTTLED:
                     turn.throttled()
                 raise
-            finally:
-                self._observer.call_made(owned.log_group.lane, failure=failure, seconds=self._clock.now() - started)
+            self._observer.call_made(lane, failure=None, seconds=self._clock.now() - started)
 
-        # One instance a command: a shared one keeps its attempts between tasks. The wait ends with the lane's next token.
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, CallFailedError) and e.failure.is_retried_in_place),
-            stop=stop_after_attempt(self._retry.attempts),
-            wait=wait_random_exponential(
-                multiplier=0.5, max=self._retry.max_wait_s
-            ),  # full jitter: not all together again
-            sleep=turn.again,
-            reraise=True,
-        )
         try:
-            await retrying(call)
+            await self._retrying(turn)(call)
         except CallFailedError as e:
             return replace(owned, attempts=attempts, failure=e.failure, detail=e.detail)
         return replace(owned, state=State.SEALED, attempts=attempts)
+
+    def _retrying(self, turn: Turn) -> AsyncRetrying:
+        """Tries in place, with full jitter, each time with a token of the lane's: also a look-up, which has a quota like it.
+
+        One instance a use: a shared one keeps its attempts between tasks.
+        """
+        return AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, CallFailedError) and e.failure.is_retried_in_place),
+            stop=stop_after_attempt(self._retry.attempts),
+            wait=wait_random_exponential(multiplier=0.5, max=self._retry.max_wait_s),
+            sleep=turn.again,
+            reraise=True,
+        )
 
     async def _defer(self, command: EnsureCommand, step: int, delay_s: float) -> None:
         due_ms = self._clock.epoch_ms() + round(delay_s * 1000)
@@ -174,4 +183,6 @@ class Worker:
             answer = RequestOutcome(id=request_id, at_ms=at_ms, outcome=outcome.as_dict())
             records.append(OutgoingRecord(self._topics.requests, request_id.encode(), answer.to_bytes()))
         await asyncio.gather(*map(self._publisher.publish, records))
+        if outcome.state is not State.FAILED:
+            self._dead_letters.not_needed()
         self._observer.command_done(command, outcome, seconds=max(0, at_ms - command.accepted_at_ms) / 1000)

@@ -28,6 +28,12 @@ class AwsLogGroups:
         """
         await self._call(log_group.lane, "associate_kms_key", resourceIdentifier=log_group.arn, kmsKeyId=key)
 
+    async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
+        """The group's tags as they are now. Raises CallFailedError."""
+        answer = await self._call(log_group.lane, "list_tags_for_resource", resourceArn=log_group.arn)
+        tags: Mapping[str, str] = answer.get("tags", {})
+        return tags
+
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
         """The keys of up to 50 log groups, by exact name: None for a group without one; groups that do not exist are left out.
 

@@ -15,6 +15,9 @@ from typing import Any, Final, TypeGuard
 from service.domain.log_group import InvalidIdentityError, LogGroup
 
 _WIRE_VERSION: Final = 1
+_MAX_BYTES: Final = (
+    512 * 1024
+)  # half of what a broker takes: whatever we write of a command has to fit, headers and all
 _INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -90,21 +93,21 @@ class EnsureCommand:
     def merged(self, later: "EnsureCommand") -> "EnsureCommand":
         """One command that does the work of both, `later` being the one that arrived second; as urgent as the more urgent of them.
 
-        Two triggers prove nothing about the key together, whatever each alone shows, since their order is not known.
+        Since their order is not known, two triggers prove nothing about the key or the tags together, unless both show the same.
         """
         first = min(self, later, key=lambda c: c.accepted_at_ms)
         return replace(
             min(self, later, key=lambda c: (c.priority, c.deferrals)),
             accepted_at_ms=first.accepted_at_ms,
             origin=first.origin,
-            tags=self.tags if later.tags is None else later.tags,
+            tags=self.tags if self.tags == later.tags else None,
             shown_key=self.shown_key if self.shown_key == later.shown_key else None,
             request_ids=tuple(dict.fromkeys(self.request_ids + later.request_ids)),
         )
 
     def deferred(self) -> "EnsureCommand":
-        """The command as it goes to a retry topic: what the event proved is out of date by the time it returns."""
-        return replace(self, deferrals=self.deferrals + 1, shown_key=None)
+        """The command as it goes to a retry topic: what the event showed is out of date by the time it returns."""
+        return replace(self, deferrals=self.deferrals + 1, shown_key=None, tags=None)
 
     def to_bytes(self) -> bytes:
         """The command as JSON, small: fields at their default are left out."""
@@ -133,6 +136,8 @@ class EnsureCommand:
         """Read a command back. Raises MalformedCommandError for anything else, whatever the bytes."""
         if value is None:
             raise MalformedCommandError("value", "the record has no value")
+        if len(value) > _MAX_BYTES:
+            raise MalformedCommandError("value", f"{len(value)} bytes; a command has {_MAX_BYTES} at most")
         try:
             body = json.loads(value)
         except (ValueError, RecursionError) as e:

@@ -111,11 +111,13 @@ class Delivery:
 def write_finished(position: int, finished: Iterable[int]) -> str:
     """The finished offsets above a position as runs: `gap.length` from the end of the run before, in base 36.
 
-    What does not fit into the broker's limit is left out from the far end: it is worked again, which does no harm.
+    Those below it are of a former owner, and gone since: retention or compaction took them before we could read them. What does not
+    fit into the broker's limit is left out from the far end: it is worked again, which does no harm.
     """
     parts: list[str] = []
     size, end = len(_SCHEME), position
-    for _, run in groupby(enumerate(sorted(finished)), key=lambda pair: pair[1] - pair[0]):
+    above = sorted(offset for offset in finished if offset > position)
+    for _, run in groupby(enumerate(above), key=lambda pair: pair[1] - pair[0]):
         offsets = [offset for _, offset in run]
         part = f"{_base36(offsets[0] - end)}.{_base36(len(offsets))}"
         size += len(part) + 1

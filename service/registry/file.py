@@ -189,6 +189,10 @@ class FileDirectory:
         """Decide by the rules in force; never raises, since they are in memory."""
         return self._rules.decide(log_group, tags)
 
+    async def depends_on_tags(self, log_group: LogGroup) -> bool:
+        """Whether the group's tags may change what the rules in force decide."""
+        return self._rules.depends_on_tags(log_group)
+
     async def watch(self) -> None:
         """Look every few seconds whether the file has changed, until cancelled. Never returns.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -59,6 +59,11 @@ class Metrics:
         self._dead_letters = Counter(
             "logwarden_dead_letters", "Records sent to the dead-letter topic.", ["failure"], registry=registry
         )
+        self._dead_letters_stopped = Gauge(
+            "logwarden_dead_letters_stopped",
+            "1 once the dead-letter limit is reached, until a restart.",
+            registry=registry,
+        )
         self._holds = Counter(
             "logwarden_lane_holds",
             "Times that a lane began to wait for a global fault.",
@@ -90,6 +95,14 @@ class Metrics:
     def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
         self._dead_letters.labels(failure.label).inc()
         _log.warning("dead_letter", failure=failure.label, topic=topic)
+
+    def dead_letters_stopped(self, reason: str) -> None:
+        self._dead_letters_stopped.set(1)
+        _log.error(
+            "dead_letters_stopped",
+            reason=reason,
+            hint="Look at the newest dead letters; roll back, or mend and restart.",
+        )
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self._holds.labels(failure.label).inc()

@@ -1,7 +1,7 @@
 """What every `LogGroups` does: the adapter against the sandbox's AWS, and the fake that stands for it in the core's tests."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from uuid import UUID
@@ -36,7 +36,9 @@ def absent_key(lane: Lane = LANE) -> KeyArn:
 class Scene(Protocol):
     """How a test sets the scene, whoever plays AWS."""
 
-    async def add_group(self, log_group: LogGroup, key: KeyArn | None = None) -> None: ...
+    async def add_group(
+        self, log_group: LogGroup, key: KeyArn | None = None, tags: Mapping[str, str] | None = None
+    ) -> None: ...
 
     async def remove_group(self, log_group: LogGroup) -> None: ...
 
@@ -52,8 +54,11 @@ class FakeScene:
         self.log_groups = log_groups
         self._keys = 0
 
-    async def add_group(self, log_group: LogGroup, key: KeyArn | None = None) -> None:
+    async def add_group(
+        self, log_group: LogGroup, key: KeyArn | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
         self.log_groups.groups[log_group] = key
+        self.log_groups.tags[log_group] = tags or {}
 
     async def remove_group(self, log_group: LogGroup) -> None:
         del self.log_groups.groups[log_group]
@@ -84,8 +89,10 @@ class SandboxScene:
     def __init__(self, sandbox: AwsSandbox) -> None:
         self.sandbox = sandbox
 
-    async def add_group(self, log_group: LogGroup, key: KeyArn | None = None) -> None:
-        await self.sandbox.create_log_group(log_group.account, log_group.region, log_group.name, kms_key_id=key)
+    async def add_group(
+        self, log_group: LogGroup, key: KeyArn | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        await self.sandbox.create_log_group(log_group.account, log_group.region, log_group.name, tags, kms_key_id=key)
 
     async def remove_group(self, log_group: LogGroup) -> None:
         await self.sandbox.delete_log_group(log_group.account, log_group.region, log_group.name)
@@ -215,6 +222,17 @@ async def test_describe_shows_the_named_groups_and_leaves_absent_ones_out(log_gr
     await scene.add_group(group("/app/c"))
     described = await log_groups.describe(LANE, {"/app/a", "/app/c", "/app", "/gone"})
     assert described == {"/app/a": key, "/app/c": None}
+
+
+@pytest.mark.parametrize("tags", [{}, {"team": "blue", "stage": "prod"}], ids=["none", "two"])
+async def test_the_tags_of_a_group_are_its_own(log_groups, scene, tags):
+    await scene.add_group(group("/app/a"), tags=tags)
+    await scene.add_group(group("/app/a/b"), tags={"team": "red"})
+    assert await log_groups.tags_of(group("/app/a")) == tags
+
+
+async def test_an_absent_group_has_no_tags_to_show(log_groups, scene):
+    assert await failure_of(log_groups.tags_of(group("/gone"))) is FailureClass.LOG_GROUP_NOT_FOUND
 
 
 async def test_describe_takes_fifty_names_and_no_more(log_groups, scene):

@@ -7,6 +7,7 @@ from collections import Counter
 
 import httpx
 import pytest
+import yaml
 
 from service.sandbox.aws.calls import overlaps
 from service.sandbox.aws.faults import Faults
@@ -203,3 +204,41 @@ async def test_an_outage_of_aws_dead_letters_nothing_and_work_resumes_by_itself(
         await deployment.final_outcomes(groups, timeout_s=60)
     assert await everything.wrong(aws, groups) == {}
     assert await deployment.all_on(deployment.settings.dead_letter_topic) == []
+
+
+async def test_a_bad_release_leaves_records_where_they_are_once_the_dead_letter_limit_is_reached(
+    best_kafka, aws, tmp_path
+):
+    everything = organisation()
+    deployment = await Deployment.create(best_kafka, aws, everything, tmp_path, dead_letter_max_consecutive=20)
+    groups = everything.groups(8)
+    await everything.create_groups(aws, groups)
+    async with deployment.replica() as service:
+        await deployment.publish([b"nothing that this release reads %d" % i for i in range(200)])
+        async with asyncio.timeout(20):
+            while "dead_letters_stopped" not in service.log_tail():
+                await asyncio.sleep(0.1)
+        await deployment.publish([created(g) for g in groups])
+        await deployment.final_outcomes(groups)
+        assert service.is_running, "good records are worked all the same"
+        assert await service.terminate() == 0
+    assert len(await deployment.all_on(deployment.settings.dead_letter_topic)) == 20
+    async with deployment.replica(dead_letter_max_consecutive=1000):
+        letters = await deployment.dead_letters(200)
+    assert len({letter.value for letter in letters}) == 200, "a better release finds them where they were"
+
+
+async def test_a_group_that_only_its_tags_tell_apart_is_sealed_on_request(best_kafka, aws, tmp_path):
+    everything = organisation(1)
+    deployment = await Deployment.create(best_kafka, aws, everything, tmp_path)
+    tenants = yaml.safe_load(deployment.settings.tenants_file.read_text())
+    for tenant in tenants["tenants"]:
+        tenant["rules"] = [{"accounts": list(everything.accounts), "tags": {"team": [tenant["id"]]}}]
+    deployment.settings.tenants_file.write_text(yaml.safe_dump(tenants))
+    group = everything.groups(1)[0]
+    await aws.create_log_group(group.account, group.region, group.name, tags={"team": "south"})
+    async with deployment.replica() as service, client(service) as http:
+        body = {"log_groups": [{"account": group.account, "region": group.region, "name": group.name}]}
+        answer = await http.post("/v1/requests", json=body, headers={"Prefer": "wait=20"})
+    assert answer.json()["log_groups"][0]["tenant"] == "south", answer.text
+    assert await aws.keys_of(*group.lane, [group.name]) == {group.name: everything.keys["south", group.region]}

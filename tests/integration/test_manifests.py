@@ -37,9 +37,7 @@ def base() -> list[Manifest]:
     return render(BASE)
 
 
-def settings_of(
-    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch, folder: Path, **secret: str
-) -> Settings:
+def settings_of(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch, folder: Path, **secret: str) -> Settings:
     """The settings that the container starts with, where the Secret, mounted at `folder` here, holds `secret`."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)

@@ -43,14 +43,16 @@ def test_over_any_change_of_owner_nothing_is_finished_that_was_not_and_nothing_i
 ):
     """Owners read from the committed position, finish some, commit, and go."""
     finished: set[int] = set()
+    committed: Progress | None = None
     ledger = OffsetLedger()
+    committed = Progress(0)
     held = [ledger.see(offset) for offset in range(count)]
     for is_handover, pick in steps:
         if is_handover:
-            progress = ledger.progress
+            committed = ledger.progress or committed
             ledger.close()
-            ledger = OffsetLedger(progress)
-            held = [d for d in map(ledger.see, range(progress.position if progress else 0, count)) if d.is_new]
+            ledger = OffsetLedger(committed)
+            held = [d for d in map(ledger.see, range(committed.position if committed else 0, count)) if d.is_new]
             assert {d.offset for d in held} == set(range(count)) - finished
         elif held:
             delivery = held.pop(pick % len(held))

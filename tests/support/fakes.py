@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from service.domain.command import EnsureCommand, Trigger
+from service.domain.dead_letter import DeadLetterLimit
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region, TenantId
 from service.domain.offsets import Delivery, OffsetLedger
 from service.domain.outcome import CallFailedError, FailureClass, Outcome
@@ -90,6 +91,10 @@ class FakeDirectory:
     failure: FailureClass | None = None
     latency_s: float = 0.0
     asked: list[tuple[LogGroup, Mapping[str, str] | None]] = field(default_factory=list)
+    by_tags: bool = False
+
+    async def depends_on_tags(self, log_group: LogGroup) -> bool:
+        return self.by_tags
 
     async def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
         self.asked.append((log_group, tags))
@@ -149,6 +154,9 @@ class TimedLogGroups:
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
         return dict.fromkeys(names)
 
+    async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
+        return {}
+
 
 @dataclass(slots=True)
 class RecordingObserver:
@@ -159,6 +167,7 @@ class RecordingObserver:
     outcomes: list[tuple[EnsureCommand, Outcome, float]] = field(default_factory=list)
     dead_letters: list[tuple[FailureClass, str]] = field(default_factory=list)
     holds: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
+    stops: list[str] = field(default_factory=list)
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
         self.events.append((commands, problem))
@@ -172,8 +181,16 @@ class RecordingObserver:
     def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
         self.dead_letters.append((failure, topic))
 
+    def dead_letters_stopped(self, reason: str) -> None:
+        self.stops.append(reason)
+
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self.holds.append((lane, failure, detail))
+
+
+def unlimited() -> DeadLetterLimit:
+    """A dead-letter limit that no test reaches unawares."""
+    return DeadLetterLimit(max_consecutive=10_000, max_share=1, window=10_000)
 
 
 def busiest_second(times: list[float]) -> int:

@@ -19,6 +19,7 @@ class FakeLogGroups:
     """
 
     groups: dict[LogGroup, KeyArn | None] = field(default_factory=dict)
+    tags: dict[LogGroup, Mapping[str, str]] = field(default_factory=dict)
     usable_keys: set[KeyArn] = field(default_factory=set)
     disabled_keys: set[KeyArn] = field(default_factory=set)
     failures: deque[FailureClass | None] = field(default_factory=deque)
@@ -37,6 +38,12 @@ class FakeLogGroups:
         if key not in self.usable_keys:
             raise CallFailedError(FailureClass.KEY_NOT_USABLE, key)
         self.groups[log_group] = key
+
+    async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
+        self._fail_if_told()
+        if log_group not in self.groups:
+            raise CallFailedError(FailureClass.LOG_GROUP_NOT_FOUND, log_group.name)
+        return self.tags.get(log_group, {})
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
         if len(names) > MAX_DESCRIBED:

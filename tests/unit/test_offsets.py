@@ -101,6 +101,13 @@ def test_what_a_former_owner_finished_is_committed_on_until_it_is_read_again():
     assert ledger.progress == Progress(10, "f1:5.1")
 
 
+@pytest.mark.parametrize("first", [12, 13, 5000])
+def test_what_a_former_owner_finished_and_retention_took_is_forgotten(first: int):
+    ledger = OffsetLedger(Progress(10, "f1:1.1"))
+    ledger.see(first)
+    assert ledger.progress == Progress(first)
+
+
 def test_the_position_passes_what_a_former_owner_finished():
     ledger = OffsetLedger(Progress(10, "f1:1.2"))
     ledger.see(10).finish()

@@ -49,6 +49,7 @@ class LogGroups:
             "CreateLogGroup": self._create_log_group,
             "DeleteLogGroup": self._delete_log_group,
             "DescribeLogGroups": self._describe_log_groups,
+            "ListTagsForResource": self._list_tags_for_resource,
             "DisassociateKmsKey": self._disassociate_kms_key,
             "ListLogGroups": self._list_log_groups,
         }
@@ -131,6 +132,11 @@ class LogGroups:
             key: str | None = group.kms_key_id
             return key
         return change.shown_key
+
+    def _list_tags_for_resource(self, call: ApiCall) -> dict[str, Any]:
+        name = _name_in_own_arn(call, _checked(call)["resourceArn"])
+        backend = _backend(call)
+        return {"tags": backend.list_tags_for_resource(_existing(backend, name).arn)}
 
     def _describe_log_groups(self, call: ApiCall) -> dict[str, Any]:
         params = _checked(call)
