@@ -6,7 +6,8 @@ Stop: not ready, consumers drain and commit and leave their groups, then everyth
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator, Sequence
+import socket
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import version
 from typing import Any, Final
@@ -31,23 +32,21 @@ from service.http.server import Address, serve
 from service.http.tokens import TokenFile
 from service.ingest import Ingest
 from service.intake import Intake
-from service.ports import LogGroups, RecordHandler, TenantDirectory
+from service.ports import LogGroups, RecordHandler
 from service.registry.file import FileDirectory
 from service.requests import Requests
 from service.retries import Retries
 from service.settings import Role, Settings
 from service.stream.connection import client_arguments, until_connected
-from service.stream.consumer import Consumer, ConsumerLimits, PartitionStatus
+from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.follower import Follower
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import require_topics, topic_specs
 from service.telemetry.logs import configure_logs
-from service.telemetry.metrics import Metrics, StreamCollector
+from service.telemetry.metrics import Metrics
+from service.view import ReplicaView
 from service.worker import RetryPolicy, Topics, Worker
 
-_STALLED_S: Final = (
-    300.0  # a consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most
-)
 _FORWARDED_AT_ONCE: Final = (
     5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement
 )
@@ -67,10 +66,21 @@ class App:
         self._clock = LoopClock()
         self._arguments = client_arguments(settings)
         self._metrics = Metrics(CollectorRegistry())
-        self._metrics.registry.register(StreamCollector(self._partitions))
         self._publisher = KafkaPublisher(self._arguments)
         self._consumers: list[Consumer] = []
+        self._limits: list[DeadLetterLimit] = []
         self._not_ready: str | None = "starting: waiting for Kafka"
+        self._view = ReplicaView(
+            settings=settings,
+            replica=socket.gethostname(),
+            clock=self._clock,
+            publisher=self._publisher,
+            consumers=self._consumers,
+            limits=self._limits,
+            not_ready_reason=lambda: self._not_ready,
+        )
+        for collector in self._view.collectors():
+            self._metrics.registry.register(collector)
         self._follower = Follower(topic=settings.requests_topic, arguments=self._arguments)
         self._requests = Requests(
             publisher=self._publisher,
@@ -143,7 +153,7 @@ class App:
         self._consume("ingest", self._settings.source_topics, ingest, max_pending=_FORWARDED_AT_ONCE)
         return [ingest.run()]
 
-    def _work(self, directory: TenantDirectory, log_groups: LogGroups) -> list[Coroutine[Any, Any, None]]:
+    def _work(self, directory: FileDirectory, log_groups: LogGroups) -> list[Coroutine[Any, Any, None]]:
         settings = self._settings
         dead_letters = self._dead_letters()
         worker = Worker(
@@ -171,6 +181,7 @@ class App:
             max_hold_s=settings.max_hold_s,
             on_held=self._metrics.lane_held,
         )
+        self._view.works(dispatcher, directory)
         intake = Intake(dispatcher=dispatcher, dead_letters=dead_letters)
         retries = Retries(publisher=self._publisher, clock=self._clock, work_topic=settings.work_topic)
         self._consume("worker", [settings.work_topic], intake, max_pending=settings.max_pending)
@@ -185,8 +196,11 @@ class App:
         app = create_app(
             registry=self._metrics.registry,
             tokens=TokenFile(settings.api_token_file),
-            not_alive_reason=self._stalled,
+            not_alive_reason=self._view.stalled,
             not_ready_reason=lambda: self._not_ready,
+            replica=self._view.replica,
+            status=self._view.status,
+            lanes=self._view.lanes if Role.WORKER in settings.roles else None,
             trigger=trigger if Role.HTTP in settings.roles else None,
         )
         return serve(app, host=settings.http_host, port=settings.http_port)
@@ -218,6 +232,7 @@ class App:
             max_share=settings.dead_letter_max_share,
             window=_LIMIT_WINDOW,
         )
+        self._limits.append(limit)
         return DeadLetters(
             publisher=self._publisher,
             observer=self._metrics,
@@ -245,21 +260,6 @@ class App:
             max_in_flight=settings.max_in_flight,
             user_agent=f"logwarden/{version('logwarden')}",
         )
-
-    # -- what probes and metrics see
-
-    def _partitions(self) -> Iterator[tuple[str, PartitionStatus]]:
-        for consumer in self._consumers:
-            for status in consumer.partitions():
-                yield consumer.name, status
-
-    def _stalled(self) -> str | None:
-        """Why the process should be restarted, None if it should not: never for anything outside it."""
-        now = self._clock.now()
-        for consumer in self._consumers:
-            if consumer.last_poll is not None and now - consumer.last_poll > _STALLED_S:
-                return f"consumer {consumer.name} has not polled for {now - consumer.last_poll:.0f} s"
-        return None
 
 
 def run(settings: Settings) -> None:

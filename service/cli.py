@@ -29,6 +29,8 @@ app = typer.Typer(
 topics_app = typer.Typer(help="The Kafka topics that the service uses.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 
+_KAFKA_TIMEOUT_S = 30.0  # a person is waiting; a broker's failover takes a few seconds
+
 _out = Console()
 _err = Console(stderr=True)
 
@@ -104,7 +106,13 @@ def ensure(
     except InvalidIdentityError as e:
         raise UsageError(str(e)) from e
     if url is None:
-        asyncio.run(_ensure_by_kafka(load_settings(), groups))
+        settings = load_settings()
+        try:
+            asyncio.run(asyncio.wait_for(_ensure_by_kafka(settings, groups), _KAFKA_TIMEOUT_S))
+        except TimeoutError as e:
+            raise UsageError(
+                f"{settings.kafka_bootstrap_servers} does not acknowledge; some commands may be written"
+            ) from e
         _out.print(f"{len(groups)} command(s) written; the outcomes topic will tell.")
         return
     answer = _ensure_by_rest(url, token_file, groups, wait)

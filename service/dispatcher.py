@@ -43,8 +43,11 @@ class Turn:
     async def again(self, delay_s: float) -> None:
         """Wait `delay_s` seconds and for the lane's next token, which goes to retries before new commands.
 
-        Raises GivenUpError when the dispatcher drains meanwhile.
+        A token that is not spent yet goes back first. Raises GivenUpError when the dispatcher drains meanwhile.
         """
+        if self.has_token:
+            self.has_token = False
+            self._dispatcher.give_back(self._work)
         await self._dispatcher.resume(self._work, delay_s)
         self.has_token = True
 
@@ -133,6 +136,9 @@ class Dispatcher:
         self.schedule.pause(work, now + delay_s, now)
         self._pump()
         await future
+
+    def give_back(self, work: Work) -> None:
+        self.schedule.give_back(work, self._clock.now())
 
     def throttled(self, work: Work) -> None:
         self.schedule.lane_of(work).pacer.throttled(self._clock.now())

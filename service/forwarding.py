@@ -13,12 +13,11 @@ class Forwarding:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failed: asyncio.Future[None] | None = None
+        self._bugs: asyncio.Queue[BaseException] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Wait until cancelled; raise what a forwarding task raised, which is a bug, so that it ends the process."""
-        self._failed = asyncio.get_running_loop().create_future()
-        await self._failed
+        """Wait until cancelled; raise what a forwarding task raised, before or since: a bug, which is to end the process."""
+        raise await self._bugs.get()
 
     def start(self, forward: Coroutine[Any, Any, None], delivery: Delivery) -> None:
         """Run `forward`, then finish the delivery."""
@@ -44,7 +43,5 @@ class Forwarding:
             return
         if (error := task.exception()) is None:
             delivery.finish()
-        elif isinstance(error, GivenUpError):
-            pass  # its delivery stays open
-        elif self._failed is not None and not self._failed.done():
-            self._failed.set_exception(error)
+        elif not isinstance(error, GivenUpError):  # a record that is given up stays open
+            self._bugs.put_nowait(error)

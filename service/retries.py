@@ -60,5 +60,5 @@ class Retries(Forwarding):
 
 
 def _due_ms(record: IncomingRecord) -> int:
-    due = dict(record.headers).get(DUE_HEADER, b"")
+    due = dict(record.headers).get(DUE_HEADER) or b""  # Kafka has headers whose value is null
     return int(due) if due.isdigit() and len(due) <= 15 else 0

@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one and logs it.")
     api_token_file: Path | None = Field(
         None,
-        description="File with the bearer tokens of the trigger, one a line, read again when it changes. Unset: the trigger is closed.",
+        description="File with the bearer tokens for `/v1`, one a line, read again when it changes. Unset: all of it is closed.",
     )
     http_max_groups: int = Field(
         1000, ge=1, description="Log groups in one request: a larger list is several requests."
@@ -234,6 +234,11 @@ class Settings(BaseSettings):
     # -- telemetry
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="`json` for machines, `console` for people.")
+    metrics_max_lanes: int = Field(
+        50,
+        ge=0,
+        description="Lanes with metrics of their own, the fullest first; all the others are in the totals.",
+    )
 
     @field_validator("roles", "source_topics", "retry_delays_s", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ finished above it, those offsets are committed with the position, as the text th
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Final
 
 _MAX_METADATA: Final = 4000  # characters; a broker's offset.metadata.max.bytes is 4096 unless set otherwise
@@ -29,31 +29,49 @@ class Progress:
 class OffsetLedger:
     """The incomplete offsets of one assignment: those actually seen, so that gaps (compaction, transactions) cost nothing.
 
-    `committed` is what a former owner left.
+    `committed` is what a former owner left; where it is not known yet, `adopt` it later.
     """
 
-    __slots__ = ("_finished", "_in_order", "_next", "_open", "is_open")
+    __slots__ = ("_adopted", "_finished", "_in_order", "_next", "_open", "is_open")
 
     def __init__(self, committed: Progress | None = None) -> None:
-        self._in_order: deque[int] = deque()
-        self._finished = set() if committed is None else read_finished(committed)
+        self._in_order: deque[int] = deque()  # seen, from the position on
+        self._finished: set[int] = set()  # of those
+        self._adopted: deque[int] = deque()  # finished by a former owner and not seen yet, ascending
         self._next: int | None = None
         self._open = 0
         self.is_open = True
+        if committed is not None:
+            self.adopt(committed)
 
     def __len__(self) -> int:
         """How many offsets are seen and not finished."""
         return self._open
 
+    @property
+    def window(self) -> int:
+        """How many offsets are remembered: those from the position to the last seen."""
+        return len(self._in_order)
+
+    def adopt(self, committed: Progress) -> None:
+        """Take over what a former owner finished, as far as it has not been seen yet."""
+        unseen = (offset for offset in read_finished(committed) if self._next is None or offset >= self._next)
+        self._adopted = deque(sorted(unseen))
+
     def see(self, offset: int) -> "Delivery":
         """Register an offset as it is read. Offsets ascend within an assignment; raises ValueError if they do not."""
         if self._next is not None and offset < self._next:
             raise ValueError(f"offset {offset} after {self._next - 1}")
+        while self._adopted and self._adopted[0] < offset:
+            self._adopted.popleft()  # it is no longer on the topic
+        is_new = not self._adopted or self._adopted[0] != offset
         self._in_order.append(offset)
         self._next = offset + 1
-        is_new = offset not in self._finished
-        self._open += is_new
-        self._advance()
+        if is_new:
+            self._open += 1
+        else:
+            self._finished.add(self._adopted.popleft())
+            self._advance()
         return Delivery(self, offset, is_new)
 
     def finish(self, offset: int) -> None:
@@ -71,15 +89,19 @@ class OffsetLedger:
 
     @property
     def progress(self) -> Progress | None:
-        """What to commit; None before the first offset, and once closed. Takes time in the number of finished offsets above it."""
+        """What to commit; None before the first offset, and once closed. Takes time in the size of the window."""
         position = self.position
-        return None if position is None else Progress(position, write_finished(position, self._finished))
+        if position is None:
+            return None
+        seen = (offset for offset in self._in_order if offset in self._finished)
+        return Progress(position, write_finished(position, chain(seen, self._adopted)))
 
     def close(self) -> None:
         """End the assignment: whatever finishes from here on is somebody else's to account for."""
         self.is_open = False
         self._in_order.clear()
         self._finished.clear()
+        self._adopted.clear()
         self._next = None
         self._open = 0
 
@@ -109,7 +131,7 @@ class Delivery:
 
 
 def write_finished(position: int, finished: Iterable[int]) -> str:
-    """The finished offsets above a position as runs: `gap.length` from the end of the run before, in base 36.
+    """The finished offsets (ascending) above a position as runs: `gap.length` from the end of the run before, in base 36.
 
     Those below it are of a former owner, and gone since: retention or compaction took them before we could read them. What does not
     fit into the broker's limit is left out from the far end: it is worked again, which does no harm.

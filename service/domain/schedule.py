@@ -12,6 +12,7 @@ from service.domain import log_group
 from service.domain.command import EnsureCommand
 from service.domain.lane import Lane, Work
 from service.domain.offsets import Delivery
+from service.domain.status import LanesStatus
 
 _IDLE_S = 60.0  # an idle lane is kept this long after its pace is back to normal: bursts come in pairs
 _NOW = float("-inf")  # the place of a lane in the turn queue
@@ -38,6 +39,10 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self._lanes)
+
+    def status(self, now: float) -> LanesStatus:
+        """Every lane as it stands, idle ones that are not forgotten yet included."""
+        return LanesStatus.of(lane.status(now) for lane in self._lanes.values())
 
     def lane_of(self, work: Work) -> Lane:
         """The lane of a command that is waiting or running: it is not forgotten before the command is finished."""

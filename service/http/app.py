@@ -1,5 +1,6 @@
 """The side-port's application: put together from its parts, one for every process or test, with nothing global."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -8,10 +9,13 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
+from service.domain.status import LanesStatus
 from service.http.body_limit import BodyLimit
+from service.http.lanes import lane_routes
 from service.http.pages import page_routes
 from service.http.probes import Reason, probe_routes
 from service.http.problems import ANY_OTHER_ERROR, Problem, answer_with_problems
+from service.http.status import StatusDocument, status_routes
 from service.http.tokens import Guard, TokenFile
 from service.http.trigger import trigger_routes
 from service.requests import Requests
@@ -34,9 +38,12 @@ def create_app(
     tokens: TokenFile,
     not_alive_reason: Reason,
     not_ready_reason: Reason,
+    replica: str,
+    status: Callable[[], StatusDocument],
+    lanes: Callable[[], LanesStatus] | None = None,
     trigger: Trigger | None = None,
 ) -> FastAPI:
-    """The application; without `trigger`, in a process that has other roles only, it has probes and metrics."""
+    """The application of the process called `replica`; a process without the role for them has no `lanes`, or no `trigger`."""
     app = _App(
         title="Logwarden",
         version=version("logwarden"),
@@ -59,6 +66,9 @@ def create_app(
                 max_wait_s=trigger.max_wait_s,
             )
         )
+    if lanes is not None:
+        app.include_router(lane_routes(replica=replica, lanes=lanes))
+    app.include_router(status_routes(status))
     app.include_router(
         probe_routes(registry=registry, not_alive_reason=not_alive_reason, not_ready_reason=not_ready_reason)
     )

@@ -51,7 +51,7 @@ class ProblemType(Enum):
     )  # fmt: skip
     CLOSED = (
         "closed", 403, 0, "No tokens are configured",
-        "The trigger stays closed until LOGWARDEN_API_TOKEN_FILE names a file with bearer tokens, one a line (`name:token` or `token`).",
+        "What is under `/v1` stays closed until LOGWARDEN_API_TOKEN_FILE names a file with bearer tokens, one a line (`name:token` or `token`).",
     )  # fmt: skip
     UNKNOWN_REQUEST = (
         "unknown-request", 404, 0, "There is no such request",

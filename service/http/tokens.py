@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.problems import ProblemError, ProblemType
 
 GUARDED: Final = "/v1"
+REFUSALS: Final = (
+    ProblemType.TOKEN_MISSING,
+    ProblemType.TOKEN_REFUSED,
+    ProblemType.CLOSED,
+    ProblemType.TOKENS_UNUSABLE,
+)  # what the guard answers, for the documentation of a route under it
+bearer: Final = HTTPBearer(
+    auto_error=False,  # it only documents: the guard has decided before
+    scheme_name="token",
+    description="A token of the service's token file; checked before anything else.",
+)
 
 _MIN_TOKEN_LENGTH: Final = 16  # characters; `openssl rand -hex 16` makes 32
 _TOKEN: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")  # RFC 6750

@@ -6,14 +6,13 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.domain.log_group import InvalidIdentityError, LogGroup
 from service.domain.request import MAX_LOG_GROUPS, RequestStatus
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
-from service.http.tokens import GUARDED
+from service.http.tokens import GUARDED, REFUSALS, bearer
 from service.ports import RecordTooLargeError
 from service.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 
@@ -97,24 +96,13 @@ _IdempotencyKey = Annotated[
         description="A repeat with the same key and log groups is the same request, and sends again what has no outcome.",
     ),
 ]
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="token",
-    description="A token of the service's token file; checked before anything else.",
-)
-_REFUSALS = (
-    ProblemType.TOKEN_MISSING,
-    ProblemType.TOKEN_REFUSED,
-    ProblemType.CLOSED,
-    ProblemType.TOKENS_UNUSABLE,
-)
 
 
 def trigger_routes(
     *, requests: Requests, not_ready_reason: Callable[[], str | None], max_groups: int, max_wait_s: float
 ) -> APIRouter:
     """The routes of the trigger, for an app that guards them. Times in seconds."""
-    routes = APIRouter(prefix=f"{GUARDED}/requests", tags=["requests"], dependencies=[Depends(_bearer)])
+    routes = APIRouter(prefix=f"{GUARDED}/requests", tags=["requests"], dependencies=[Depends(bearer)])
 
     @routes.post(
         "",
@@ -128,7 +116,7 @@ def trigger_routes(
                 "headers": _headers("Location", "Preference-Applied"),
             },
             **documented(
-                *_REFUSALS,
+                *REFUSALS,
                 ProblemType.INVALID_REQUEST,
                 ProblemType.TOO_LARGE,
                 ProblemType.NOT_JSON,
@@ -172,7 +160,7 @@ def trigger_routes(
         response_description="The request as it stands.",
         responses={
             200: {"headers": _headers("Preference-Applied")},
-            **documented(*_REFUSALS, ProblemType.UNKNOWN_REQUEST, ProblemType.CATCHING_UP),
+            **documented(*REFUSALS, ProblemType.UNKNOWN_REQUEST, ProblemType.CATCHING_UP),
         },
     )
     async def look_up(

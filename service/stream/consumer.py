@@ -23,6 +23,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from service.domain.offsets import OffsetLedger, Progress
+from service.domain.status import ConsumerStatus, PartitionStatus
 from service.ports import Clock, IncomingRecord, RecordHandler
 from service.stream.connection import close_quietly, until_connected
 
@@ -47,18 +48,6 @@ class ConsumerLimits:
     commit_timeout_s: float
     rebalance_drain_s: float
     fetch_max_wait_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionStatus:
-    """Where one assigned partition stands; `lag` counts records from the commit position to the end of the partition."""
-
-    topic: str
-    partition: int
-    pending: int
-    position: int | None
-    committed: int | None
-    lag: int | None
 
 
 class Consumer:
@@ -127,6 +116,10 @@ class Consumer:
         """Records handed over and not finished."""
         return sum(map(len, self._ledgers.values()))
 
+    def status(self) -> ConsumerStatus:
+        """The member as it stands."""
+        return ConsumerStatus(self.name, self.is_joined, self.partitions())
+
     def partitions(self) -> list[PartitionStatus]:
         """Each assigned partition."""
         return [self._status(tp, ledger) for tp, ledger in sorted(self._ledgers.items())]
@@ -179,23 +172,25 @@ class Consumer:
                 continue
             self.last_poll = self._clock.now()
             for tp, records in batches.items():
-                if (ledger := self._ledgers.get(tp)) is not None:
-                    for record in records:
-                        if (delivery := ledger.see(record.offset)).is_new:
-                            self._handler.handle(_incoming(record), delivery)
+                ledger = self._ledgers[tp]  # a record without one would be lost: better to end here than to go on
+                for record in records:
+                    if (delivery := ledger.see(record.offset)).is_new:
+                        self._handler.handle(_incoming(record), delivery)
             await asyncio.sleep(0)  # getmany does not yield while it has records
 
     def _with_room(self) -> tuple[list[TopicPartition], int]:
         """The partitions to fetch, and how many records at the most.
 
         All of them while half the limit is free. After that those below their fair share of a quarter of it, and no more than a share
-        at once: a full partition holds back none that is not, and the whole stays within the limit.
+        at once: a full partition holds back none that is not, and the whole stays within the limit. And none that remembers as many
+        offsets as the limit, finished or not, because its position does not move.
         """
         half = max(1, self._limits.max_pending // 2)
+        short = {tp: ledger for tp, ledger in self._ledgers.items() if ledger.window < self._limits.max_pending}
         if self.pending < half:
-            return list(self._ledgers), min(_MAX_RECORDS, half)
+            return list(short), min(_MAX_RECORDS, half)
         share = max(1, half // 2 // max(1, len(self._ledgers)))
-        return [tp for tp, ledger in self._ledgers.items() if len(ledger) < share], share
+        return [tp for tp, ledger in short.items() if len(ledger) < share], share
 
     # -- committing
 
@@ -255,11 +250,17 @@ class Consumer:
         self._committed.clear()
 
     async def _assign(self, partitions: set[TopicPartition]) -> None:
-        self._committed = await self._fetch_committed(partitions) if partitions else {}
-        self._ledgers = {tp: OffsetLedger(self._committed.get(tp)) for tp in partitions}
+        """Everything that a record needs is in place before the first await: from then on getmany may return some."""
+        self._ledgers = {tp: OffsetLedger() for tp in partitions}
+        self._committed = {}
         self.is_joined = True
         _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
         self._handler.restart()
+        if not partitions:
+            return
+        for tp, committed in (await self._fetch_committed(partitions)).items():
+            self._ledgers[tp].adopt(committed)
+            self._committed.setdefault(tp, committed)
 
     def fail(self, error: BaseException) -> None:
         """End `run` with an error that happened where aiokafka would swallow it."""

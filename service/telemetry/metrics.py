@@ -1,19 +1,14 @@
 """Metrics, each explained. Labels are bounded: a lane is one of accounts x Regions, a log group or a tenant is never a label."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from platform import python_version
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from service.domain.command import EnsureCommand
 from service.domain.log_group import Lane
 from service.domain.outcome import FailureClass, Outcome
-
-if TYPE_CHECKING:
-    from service.stream.consumer import PartitionStatus
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)  # from a quick answer to the last retry topic
 
@@ -25,6 +20,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        build = Info("logwarden_build", "What runs, by version.", registry=registry)
+        build.info({"version": version("logwarden"), "python": python_version()})
         self._events = Counter(
             "logwarden_events",
             "Source records read, by result: accepted, irrelevant, malformed.",
@@ -114,25 +111,3 @@ class Metrics:
             detail=detail,
             hint=failure.hint,
         )
-
-
-class StreamCollector(Collector):
-    """Reads the consumers' state when it is scraped, so that nothing has to keep gauges in step."""
-
-    def __init__(self, partitions: Callable[[], Iterable[tuple[str, "PartitionStatus"]]]) -> None:
-        self._partitions = partitions
-
-    def collect(self) -> Iterable[Metric]:
-        labels = ["consumer", "topic", "partition"]
-        pending = GaugeMetricFamily(
-            "logwarden_pending_records", "Records in hand whose outcome is not durable yet.", labels=labels
-        )
-        lag = GaugeMetricFamily(
-            "logwarden_lag_records", "Records from the commit position to the partition's end.", labels=labels
-        )
-        for consumer, status in self._partitions():
-            values = [consumer, status.topic, str(status.partition)]
-            pending.add_metric(values, status.pending)
-            if status.lag is not None:
-                lag.add_metric(values, status.lag)
-        return [pending, lag]

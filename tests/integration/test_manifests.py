@@ -7,16 +7,13 @@ import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx
 import kubernetes_validate
 import pytest
 from kubernetes_validate.utils import latest_version
-from prometheus_client import CollectorRegistry
 
-from service.http.app import create_app
-from service.http.tokens import TokenFile
 from service.registry.file import load_tenant_file
 from service.settings import PREFIX, SECRETS_DIR, Settings, SettingsError, load_settings
+from tests.support.http import side_port
 from tests.support.manifests import (
     BASE,
     REPOSITORY,
@@ -128,16 +125,10 @@ class TestStartingAndStopping:
         assert paths == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 
     async def test_probes_ask_for_what_the_side_port_answers_on_the_named_port(self, base):
-        app = create_app(
-            registry=CollectorRegistry(),
-            tokens=TokenFile(None),
-            not_alive_reason=lambda: None,
-            not_ready_reason=lambda: None,
-        )
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://pod") as client:
+        async with side_port(None) as port:
             for name, probe in probes(base):
                 assert probe["httpGet"]["port"] == "http"
-                assert (await client.get(probe["httpGet"]["path"])).status_code == 200, name
+                assert (await port.client.get(probe["httpGet"]["path"])).status_code == 200, name
 
     def test_the_named_port_is_where_the_service_listens(self, base, settings):
         assert container(base)["ports"] == [{"name": "http", "containerPort": settings.http_port, "protocol": "TCP"}]

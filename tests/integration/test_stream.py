@@ -227,6 +227,37 @@ async def test_a_rebalance_drains_and_commits_so_that_nothing_is_lost_or_worked_
 
 
 @pytest.mark.apache_kafka
+async def test_nothing_is_lost_while_records_keep_coming_and_members_come_and_go(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 4})
+    members = [Collector()]
+
+    async def come_and_go():
+        for _ in range(3):
+            members.append(Collector())
+            async with member(arguments, topic, group, members[-1]) as consumer:
+                await until(lambda consumer=consumer: consumer.is_joined)
+                await asyncio.sleep(0.5)
+
+    async with member(arguments, topic, group, members[0]) as first, KafkaPublisher(arguments) as publisher:
+        await until(lambda: first.is_joined)
+        coming = asyncio.create_task(come_and_go())
+        written = 0
+        while not coming.done():
+            values = [b"%06d" % i for i in range(written, written + 20)]
+            await asyncio.gather(*(publisher.publish(OutgoingRecord(topic, v, v)) for v in values))
+            written += 20
+            await asyncio.sleep(0.005)
+        await coming
+        everything = {b"%06d" % i for i in range(written)}
+        await until(lambda: set().union(*(m.values for m in members)) == everything)
+    assert sum((m.values for m in members), Counter()).total() - written <= 100, (
+        "drains leave next to nothing to be worked twice"
+    )
+
+
+@pytest.mark.apache_kafka
 async def test_a_broker_that_goes_away_and_comes_back_costs_nothing_but_time(unique_name):
     async with start_apache() as broker:
         arguments = {"bootstrap_servers": broker.bootstrap_servers, "request_timeout_ms": 3000}

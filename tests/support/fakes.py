@@ -118,7 +118,7 @@ class TimedLogGroups:
     """The port LogGroups as a stopwatch: when each call was made, and which ran while another for its group did.
 
     `failures` are raised call by call for one group, a None lets a call pass; `failure` is raised by every other call while it is
-    set. `latency_s` is how long each answer takes.
+    set. `latency_s` is how long each answer takes. Tags are looked up in `tags`; `tag_failures` are raised first, one a look-up.
     """
 
     def __init__(self, *, latency_s: float = 0.0) -> None:
@@ -127,6 +127,9 @@ class TimedLogGroups:
         self.failures: defaultdict[LogGroup, deque[FailureClass | None]] = defaultdict(deque)
         self.calls: list[Call] = []
         self.overlaps: list[LogGroup] = []
+        self.tags: dict[LogGroup, Mapping[str, str]] = {}
+        self.tag_failures: deque[FailureClass] = deque()
+        self.lookups: list[LogGroup] = []
         self._running: Counter[LogGroup] = Counter()
 
     @property
@@ -155,7 +158,11 @@ class TimedLogGroups:
         return dict.fromkeys(names)
 
     async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
-        return {}
+        self.lookups.append(log_group)
+        await asyncio.sleep(self.latency_s)
+        if self.tag_failures:
+            raise CallFailedError(self.tag_failures.popleft(), "as told")
+        return self.tags.get(log_group, {})
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry
 from service.domain.log_group import LogGroup
 from service.domain.outcome import Outcome, State
 from service.domain.request import RequestBook, RequestOutcome
+from service.domain.status import LanesStatus
 from service.http.app import Trigger, create_app
+from service.http.status import StatusDocument, timestamp
 from service.http.tokens import TokenFile
 from service.requests import Requests
 from tests.support.publisher import FakePublisher
@@ -23,15 +25,34 @@ WORK_TOPIC = "work"
 TOKEN = "0123456789abcdef0123456789abcdef"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 CALLER = "alice"
+REPLICA = "logwarden-0"
 
 
 async def caught_up_already() -> None:
     """A replica that has read the whole requests topic."""
 
 
+def healthy_status() -> StatusDocument:
+    """The status of a replica that has nothing to do and nothing to complain of."""
+    return StatusDocument(
+        replica=REPLICA,
+        version="1.2.3",
+        mode="enforcing",
+        roles=["http", "ingest", "worker"],
+        started_at=timestamp(EPOCH_MS),
+        not_ready=None,
+        last_progress_s=None,
+        lanes_held={},
+        publish_failing_s=None,
+        dead_letters_stopped=None,
+        registry=None,
+        consumers=[],
+    )
+
+
 @dataclass(slots=True)
 class SidePort:
-    """One replica's side-port; `not_ready` and `not_alive` are the reasons its probes give."""
+    """One replica's side-port; `not_ready` and `not_alive` are the reasons its probes give, `lanes` and `status` what it shows."""
 
     app: FastAPI
     client: httpx.AsyncClient
@@ -40,6 +61,8 @@ class SidePort:
     registry: CollectorRegistry
     not_ready: str | None = None
     not_alive: str | None = None
+    lanes: LanesStatus = field(default_factory=LanesStatus)
+    status: StatusDocument = field(default_factory=healthy_status)
 
     def outcome(
         self, request_id: str, log_group: LogGroup, state: State = State.SEALED, *, at_ms: int = EPOCH_MS
@@ -72,6 +95,9 @@ async def side_port(
         tokens=TokenFile(tokens),
         not_alive_reason=lambda: port.not_alive,
         not_ready_reason=lambda: port.not_ready,
+        replica=REPLICA,
+        status=lambda: port.status,
+        lanes=lambda: port.lanes,
         trigger=Trigger(requests=requests, max_groups=max_groups, max_wait_s=max_wait_s),
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

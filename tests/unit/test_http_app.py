@@ -12,7 +12,7 @@ from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.request import RequestOutcome
 from service.http.app import create_app
 from service.http.tokens import TokenFile
-from tests.support.http import side_port, token_file
+from tests.support.http import REPLICA, healthy_status, side_port, token_file
 from tests.support.virtual_time import virtual_time
 
 
@@ -82,7 +82,10 @@ async def test_the_documentation_names_every_operation_parameter_and_example():
         page = (await port.client.get("/docs")).text
         paths = (await port.client.get("/openapi.json")).json()["paths"]
 
-    assert set(paths) == {"/v1/requests", "/v1/requests/{request_id}", "/livez", "/readyz", "/metrics"}
+    assert set(paths) == {
+        *("/v1/requests", "/v1/requests/{request_id}", "/v1/lanes", "/v1/status"),
+        *("/livez", "/readyz", "/metrics"),
+    }
     for path, methods in paths.items():
         for method in methods:
             assert f"{method.upper()} {path}" in page
@@ -147,15 +150,19 @@ async def test_two_applications_share_nothing():
         assert (await other.client.get("/readyz")).status_code == 200
 
 
-async def test_a_process_without_the_trigger_has_probes_and_no_requests(tmp_path):
+async def test_a_process_with_other_roles_only_has_probes_and_a_status_but_no_requests_and_no_lanes(tmp_path):
     async with side_port(token_file(tmp_path)) as port:
         app = create_app(
             registry=port.registry,
             tokens=TokenFile(tmp_path / "tokens"),
             not_alive_reason=lambda: None,
             not_ready_reason=lambda: None,
+            replica=REPLICA,
+            status=healthy_status,
         )
         port.client._transport.app = app  # type: ignore[attr-defined]
         assert (await port.client.get("/livez")).status_code == 200
         assert (await port.client.get("/docs")).status_code == 200
+        assert (await port.client.get("/v1/status")).status_code == 200
         assert (await port.client.post("/v1/requests", json={})).status_code == 404
+        assert (await port.client.get("/v1/lanes")).status_code == 404

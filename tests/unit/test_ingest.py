@@ -117,7 +117,9 @@ def test_what_does_not_matter_is_finished_on_the_spot(value: Any):
     assert not bench.deliveries.open
 
 
-@pytest.mark.parametrize("value", [None, b"", b"{", b"\xff\xfe", b"[" * 100_000, {"type": "other"}, cloudtrail("a b"), cloudtrail(None)])
+@pytest.mark.parametrize(
+    "value", [None, b"", b"{", b"\xff\xfe", b"[" * 100_000, {"type": "other"}, cloudtrail("a b"), cloudtrail(None)]
+)
 @virtual_time
 async def test_what_cannot_be_read_becomes_a_dead_letter_with_its_bytes_unchanged(value: Any):
     bench = Bench()
@@ -170,6 +172,7 @@ async def test_a_record_that_waits_for_the_broker_holds_up_no_other():
     bench.publisher.resume()
     await settle()
     assert not bench.deliveries.open
+    assert not bench.ingest._tasks  # nor is anything remembered that has ended
 
 
 # -- draining
@@ -195,6 +198,7 @@ async def test_what_is_late_in_a_drain_stays_open_and_is_written_no_more(deadlin
     for _ in range(3):
         bench.handle({"Records": [cloudtrail("/app/a"), cloudtrail("a b")]})
     await bench.ingest.drain(deadline_s)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     bench.publisher.resume()
     await settle()
     assert bench.publisher.records == []

@@ -183,6 +183,7 @@ def test_a_look_before_the_time_finds_nothing_and_costs_nothing():
     bench.add("b")
     bench.start()
     ready_at = bench.lane.ready_at()
+    assert ready_at is not None
     assert ready_at == pytest.approx(START + INTERVAL_S)
     for now in (START, START + 0.1, ready_at - 1e-6):
         assert bench.lane.next(now) is None

@@ -126,8 +126,32 @@ def test_a_text_that_is_not_ours_finishes_nothing(text: str):
 
 def test_what_does_not_fit_into_the_brokers_limit_is_left_out_from_the_far_end():
     finished = set(range(1, 200_000, 7))
-    text = write_finished(0, finished)
+    text = write_finished(0, sorted(finished))
     assert len(text) <= 4000
     kept = read_finished(Progress(0, text))
     assert kept == {offset for offset in finished if offset <= max(kept)}
     assert len(kept) > 900
+
+
+def test_what_a_former_owner_finished_and_the_topic_has_dropped_since_is_forgotten():
+    ledger = OffsetLedger(Progress(0, write_finished(0, [3, 12])))
+    ledger.see(10)
+    assert ledger.progress == Progress(10, "f1:2.1")
+
+
+def test_what_is_adopted_late_leaves_alone_what_has_been_seen_meanwhile():
+    ledger = OffsetLedger()
+    early = ledger.see(10)
+    ledger.adopt(Progress(9, write_finished(9, [10, 11])))
+    assert (early.is_new, ledger.see(11).is_new) == (True, False)
+    assert (ledger.position, len(ledger)) == (10, 1)
+
+
+def test_the_window_is_what_is_remembered():
+    ledger = OffsetLedger()
+    first = ledger.see(1)
+    for offset in range(2, 100):
+        ledger.see(offset).finish()
+    assert (ledger.window, len(ledger)) == (99, 1)
+    first.finish()
+    assert ledger.window == 0

@@ -9,6 +9,7 @@ import pytest
 from service.dead_letters import DeadLetters
 from service.dispatcher import Held, Turn
 from service.domain.command import EnsureCommand, Origin, Trigger
+from service.domain.dead_letter import DeadLetterLimit
 from service.domain.log_group import KeyArn, TenantId
 from service.domain.outcome import FailureClass, Recourse, State
 from service.domain.request import RequestOutcome, new_request_id, record_from_bytes
@@ -24,7 +25,6 @@ from tests.support.fakes import (
     ensure,
     group,
     key_of,
-    unlimited,
 )
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, START_S, VirtualClock, virtual_time
@@ -65,7 +65,12 @@ class RecordingTurn(Turn):
 
 class Bench:
     def __init__(
-        self, *, is_dry_run: bool = False, delays_s: Sequence[float] = DELAYS_S, attempts: int = ATTEMPTS
+        self,
+        *,
+        is_dry_run: bool = False,
+        delays_s: Sequence[float] = DELAYS_S,
+        attempts: int = ATTEMPTS,
+        max_dead_letters: int = 10_000,
     ) -> None:
         self.directory = FakeDirectory()
         self.log_groups = TimedLogGroups(latency_s=0.25)
@@ -79,7 +84,7 @@ class Bench:
             dead_letters=DeadLetters(
                 publisher=self.publisher,
                 observer=self.observer,
-                limit=unlimited(),
+                limit=DeadLetterLimit(max_consecutive=max_dead_letters, max_share=1, window=10_000),
                 topic=DEAD_LETTERS,
                 work_topic="work",
             ),
@@ -119,6 +124,7 @@ async def test_a_group_goes_under_the_key_of_its_tenant():
     assert await bench.work(command) is None
     (call,) = bench.log_groups.calls
     assert (call.log_group, call.key) == (group(), key_of())
+    assert not bench.turn.has_token
     assert bench.topics == {OUTCOMES: 1}
     assert bench.only(OUTCOMES).key == b"111122223333:eu-west-1:g"
     assert bench.outcome == {
@@ -139,7 +145,7 @@ async def test_a_group_goes_under_the_key_of_its_tenant():
     }
     ((done, outcome, seconds),) = bench.observer.outcomes
     assert (done, outcome.state, seconds) == (command, State.SEALED, 1.75)
-    assert bench.observer.calls == [(LANE, None, pytest.approx(0.25))]
+    assert bench.observer.calls == [(LANE, None, 0.25)]
 
 
 @virtual_time
@@ -200,6 +206,52 @@ async def test_the_tenant_is_decided_with_the_tags_of_the_trigger_each_time_anew
         await bench.work(ensure(tags={"team": "a"}))
     assert bench.directory.asked == [(group(), {"team": "a"})] * 2
     assert [call.key for call in bench.log_groups.calls] == [decision.key for decision in tenants]
+
+
+@virtual_time
+async def test_tags_are_looked_up_where_they_matter_and_the_trigger_did_not_show_them():
+    bench = Bench()
+    bench.directory.by_tags = True
+    bench.log_groups.tags[group()] = {"team": "b"}
+    await bench.work(ensure())
+    assert bench.directory.asked == [(group(), {"team": "b"})]
+    assert bench.outcome["attempts"] == 1
+
+
+@pytest.mark.parametrize(("by_tags", "shown"), [(True, {"team": "a"}), (True, {}), (False, None), (False, {})])
+@virtual_time
+async def test_tags_are_not_looked_up_otherwise(by_tags: bool, shown: dict[str, str] | None):
+    bench = Bench()
+    bench.directory.by_tags = by_tags
+    await bench.work(ensure(tags=shown))
+    assert bench.log_groups.lookups == []
+    assert bench.directory.asked == [(group(), shown)]
+
+
+@virtual_time
+async def test_a_look_up_that_fails_for_a_moment_is_tried_again():
+    bench = Bench()
+    bench.directory.by_tags = True
+    bench.log_groups.tag_failures.extend([FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE])
+    await bench.work(ensure())
+    assert len(bench.log_groups.lookups) == 3
+    assert (bench.outcome["state"], bench.outcome["attempts"]) == ("sealed", 1)
+
+
+@pytest.mark.parametrize("deferrals", [0, 1, 3])
+@pytest.mark.parametrize("failure", FailureClass)
+@virtual_time
+async def test_every_failure_of_a_look_up_leads_where_the_table_says_and_no_key_is_used(
+    failure: FailureClass, deferrals: int
+):
+    bench = Bench()
+    bench.directory.by_tags = True
+    bench.log_groups.tag_failures.extend([failure] * ATTEMPTS)
+    command = ensure(requests=REQUEST_IDS, deferrals=deferrals)
+    held = await bench.work(command)
+    check_end(bench, command, failure, held)
+    assert bench.log_groups.calls == []
+    assert len(bench.log_groups.lookups) == (ATTEMPTS if failure.is_retried_in_place else 1)
 
 
 @virtual_time
@@ -320,6 +372,17 @@ async def test_without_retry_topics_nothing_is_lost_either():
         assert (DEAD_LETTERS in bench.topics) == (failure.recourse in (Recourse.DEFER, Recourse.DEAD_LETTER))
 
 
+@virtual_time
+async def test_past_the_limit_of_dead_letters_a_command_is_left_as_it_is():
+    bench = Bench(max_dead_letters=0)
+    bench.log_groups.failure = FailureClass.INVALID_REQUEST
+    with pytest.raises(GivenUpError):
+        await bench.work(ensure(requests=REQUEST_IDS))
+    assert bench.topics == {}
+    assert bench.observer.outcomes == []
+    assert len(bench.observer.stops) == 1
+
+
 # -- trying again in place
 
 
@@ -348,6 +411,7 @@ async def test_a_failure_that_time_does_not_mend_ends_the_tries():
 
 @virtual_time
 async def test_the_waits_in_between_grow_and_have_a_limit():
+    seen: set[float] = set()
     for _ in range(30):
         bench = Bench(attempts=8)
         bench.log_groups.failure = FailureClass.SERVICE_UNAVAILABLE
@@ -355,7 +419,8 @@ async def test_the_waits_in_between_grow_and_have_a_limit():
         assert len(bench.turn.waits) == 7
         for number, wait_s in enumerate(bench.turn.waits):
             assert 0 <= wait_s <= min(0.5 * 2**number, MAX_WAIT_S)
-    assert len(set(bench.turn.waits)) > 1  # jitter
+        seen.update(bench.turn.waits)
+    assert len(seen) == 30 * 7  # jitter: not all together again
 
 
 @virtual_time
@@ -463,6 +528,8 @@ async def test_a_cancelled_command_stops_where_it_is(stage: str):
         case "deferring":
             bench.log_groups.failure = FailureClass.KEY_NOT_FOUND
             bench.publisher.stall(RETRIES[0])
+        case _:
+            raise AssertionError(stage)
     work = asyncio.create_task(bench.work(ensure(requests=REQUEST_IDS)))
     await asyncio.sleep(50)
     calls = len(bench.log_groups.calls)
@@ -517,4 +584,4 @@ async def test_an_exception_that_nobody_foresaw_is_a_bug_and_passes(where: str, 
         await bench.work(ensure())
     assert bench.topics == {}
     assert bench.observer.outcomes == []
-    assert bench.observer.calls == ([(LANE, None, pytest.approx(0.25))] if where == "publisher" else [])
+    assert bench.observer.calls == ([(LANE, None, 0.25)] if where == "publisher" else [])

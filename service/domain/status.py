@@ -1,0 +1,107 @@
+"""What operators see: lanes and partitions as they stand at one moment. Snapshots, so that whoever shows them changes nothing.
+
+Ages and times to go are in seconds, seen from that moment.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.domain.command import Priority
+from service.domain.log_group import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a lane waits: the label of a failure class. It tries again in `for_s` seconds; at 0 it does, and has not succeeded yet."""
+
+    reason: str
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatus:
+    """One lane. `waiting` counts log groups; `in_flight` those that have started, which includes the ones that wait to call again.
+
+    `rate_per_s` is what the lane allows itself now, `ceiling_per_s` the most it may. `oldest_waiting_s` counts from when this replica
+    read the command.
+    """
+
+    lane: Lane
+    waiting: Mapping[Priority, int]
+    in_flight: int
+    rate_per_s: float
+    ceiling_per_s: float
+    throttled_ago_s: float | None = None
+    oldest_waiting_s: float | None = None
+    hold: Hold | None = None
+
+    @property
+    def total_waiting(self) -> int:
+        return sum(self.waiting.values())
+
+    @property
+    def has_work(self) -> bool:
+        return self.in_flight > 0 or self.total_waiting > 0
+
+    @property
+    def estimated_end_s(self) -> float:
+        """When the last of what waits will have started, at the rate of now and if a hold is the last one; 0 if nothing waits."""
+        if not self.total_waiting:
+            return 0.0
+        return (self.hold.for_s if self.hold else 0.0) + self.total_waiting / self.rate_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class LanesStatus:
+    """All lanes of one replica, the fullest first."""
+
+    lanes: Sequence[LaneStatus] = ()
+
+    @classmethod
+    def of(cls, lanes: Iterable[LaneStatus]) -> "LanesStatus":
+        return cls(sorted(lanes, key=lambda status: (-status.total_waiting, -status.in_flight, status.lane)))
+
+    @property
+    def waiting(self) -> Mapping[Priority, int]:
+        """Log groups that wait, by priority; every priority is there."""
+        return {priority: sum(lane.waiting[priority] for lane in self.lanes) for priority in Priority}
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self.lanes)
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """How many lanes wait, by reason; only reasons that there are."""
+        return Counter(lane.hold.reason for lane in self.lanes if lane.hold)
+
+    @property
+    def oldest_waiting_s(self) -> float | None:
+        return max((lane.oldest_waiting_s for lane in self.lanes if lane.oldest_waiting_s is not None), default=None)
+
+    @property
+    def estimated_end_s(self) -> float:
+        """When the last lane has started everything that waits."""
+        return max((lane.estimated_end_s for lane in self.lanes), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """Where one assigned partition stands; `lag` counts records from the commit position to the end of the partition."""
+
+    topic: str
+    partition: int
+    pending: int
+    position: int | None
+    committed: int | None
+    lag: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStatus:
+    """A member of a consumer group. It is joined from an assignment to the next rebalance, also when it was assigned nothing."""
+
+    name: str
+    is_joined: bool
+    partitions: Sequence[PartitionStatus]

@@ -1,0 +1,127 @@
+"""What waits in the lanes of this replica, and why. Each lane is in one replica, so each replica answers for its own."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from service.domain.command import Priority
+from service.domain.outcome import FailureClass
+from service.domain.status import Hold, LanesStatus, LaneStatus
+from service.http.problems import ProblemType, documented
+from service.http.tokens import GUARDED, REFUSALS, bearer
+
+_MOST_SHOWN: Final = 1000  # 0.4 MB of JSON
+_HINTS: Final = {failure.label: failure.hint for failure in FailureClass}
+
+
+class HoldDocument(BaseModel):
+    """Why a lane waits."""
+
+    reason: str = Field(description="The failure class.")
+    hint: str | None = Field(description="What an operator does about it.")
+    for_s: float = Field(description="When it tries again (seconds); 0 while it does.")
+
+
+class LaneDocument(BaseModel):
+    """One lane: the account and Region whose quota its log groups share."""
+
+    account: str
+    region: str
+    waiting: dict[str, int] = Field(
+        description="Log groups that wait, by priority: `urgent` (events, requests), `retry`, `sweep`."
+    )
+    in_flight: int = Field(description="Log groups that have started, those that wait to call again included.")
+    rate_per_s: float = Field(description="AssociateKmsKey calls a second that the lane allows itself now.")
+    ceiling_per_s: float = Field(description="The most it may; less is allowed for a while after a throttle.")
+    throttled_ago_s: float | None = Field(description="When AWS last refused a call for its rate (seconds ago).")
+    oldest_waiting_s: float | None = Field(
+        description="How long the oldest command has waited since this replica read it (seconds)."
+    )
+    held: HoldDocument | None = Field(description="Why the lane waits for a fault that is not any one log group's.")
+    estimated_end_s: float = Field(
+        description="When everything that waits will have started, at the rate of now (seconds)."
+    )
+
+
+class LaneTotals(BaseModel):
+    """All lanes of this replica together, also those that are not listed."""
+
+    lanes: int = Field(description="How many there are, those without work included.")
+    waiting: dict[str, int] = Field(description="Log groups that wait, by priority.")
+    in_flight: int = Field(description="Log groups that have started.")
+    held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class.")
+    oldest_waiting_s: float | None = Field(description="How long the oldest command has waited (seconds).")
+    estimated_end_s: float = Field(description="When the last lane will have started everything (seconds).")
+
+
+class LanesDocument(BaseModel):
+    """The lanes of the replica that answers, as they stand."""
+
+    replica: str = Field(description="Which replica answers: its host name, in Kubernetes that of the pod.")
+    totals: LaneTotals
+    lanes: list[LaneDocument] = Field(description="The fullest first.")
+
+
+def lane_routes(*, replica: str, lanes: Callable[[], LanesStatus]) -> APIRouter:
+    """`/v1/lanes`, for an app that guards it and a process that has lanes."""
+    routes = APIRouter(prefix=f"{GUARDED}/lanes", tags=["operations"], dependencies=[Depends(bearer)])
+
+    @routes.get(
+        "",
+        name="lanes",
+        response_model=LanesDocument,
+        response_description="The lanes as they stand.",
+        responses=documented(*REFUSALS, ProblemType.INVALID_REQUEST),
+    )
+    async def show(
+        limit: Annotated[int, Query(ge=1, le=_MOST_SHOWN, description="How many lanes to list.")] = 100,
+    ) -> JSONResponse:
+        """See what waits, how fast it goes and what holds it up. A lane lives in one replica: `replica` is the one that answers."""
+        status = lanes()
+        document = LanesDocument(
+            replica=replica, totals=_totals(status), lanes=[_lane(lane) for lane in status.lanes[:limit]]
+        )
+        return JSONResponse(document.model_dump(), headers={"Cache-Control": "no-store"})
+
+    return routes
+
+
+def _totals(status: LanesStatus) -> LaneTotals:
+    return LaneTotals(
+        lanes=len(status.lanes),
+        waiting=_by_name(status.waiting),
+        in_flight=status.in_flight,
+        held=dict(status.held),
+        oldest_waiting_s=_rounded(status.oldest_waiting_s),
+        estimated_end_s=round(status.estimated_end_s, 3),
+    )
+
+
+def _lane(status: LaneStatus) -> LaneDocument:
+    return LaneDocument(
+        account=status.lane.account,
+        region=status.lane.region,
+        waiting=_by_name(status.waiting),
+        in_flight=status.in_flight,
+        rate_per_s=round(status.rate_per_s, 3),
+        ceiling_per_s=status.ceiling_per_s,
+        throttled_ago_s=_rounded(status.throttled_ago_s),
+        oldest_waiting_s=_rounded(status.oldest_waiting_s),
+        held=None if status.hold is None else _hold(status.hold),
+        estimated_end_s=round(status.estimated_end_s, 3),
+    )
+
+
+def _hold(hold: Hold) -> HoldDocument:
+    return HoldDocument(reason=hold.reason, hint=_HINTS.get(hold.reason), for_s=round(hold.for_s, 3))
+
+
+def _by_name(waiting: Mapping[Priority, int]) -> dict[str, int]:
+    return {priority.name.lower(): count for priority, count in waiting.items()}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

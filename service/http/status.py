@@ -1,0 +1,114 @@
+"""How this replica does, on one page: whether it gets its records, its rules and its writes through, and since when."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Literal, Self
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from service.domain.status import ConsumerStatus
+from service.http.problems import documented
+from service.http.tokens import GUARDED, REFUSALS, bearer
+
+_MAX_ERROR_LINES: Final = 20  # of a tenant file with a problem in every line; the log and `logwarden check` have more
+
+
+class PartitionDocument(BaseModel):
+    """One partition that this replica reads."""
+
+    topic: str
+    partition: int
+    pending: int = Field(description="Records in hand whose outcome is not durable yet.")
+    committed: int | None = Field(description="The offset that is committed.")
+    lag: int | None = Field(
+        description="Records from the commit position to the end; null before the first fetch. On a retry topic most are not due yet."
+    )
+
+
+class ConsumerDocument(BaseModel):
+    """One member of a consumer group."""
+
+    name: str = Field(description="`ingest`, `worker` or `retry`.")
+    joined: bool = Field(description="Whether it is a member; not before and during a rebalance.")
+    pending: int = Field(description="Records in hand, over all partitions.")
+    lag: int = Field(description="Over all partitions where it is known.")
+    partitions: list[PartitionDocument]
+
+    @classmethod
+    def of(cls, status: ConsumerStatus) -> Self:
+        return cls(
+            name=status.name,
+            joined=status.is_joined,
+            pending=sum(p.pending for p in status.partitions),
+            lag=sum(p.lag or 0 for p in status.partitions),
+            partitions=[
+                PartitionDocument(
+                    topic=p.topic, partition=p.partition, pending=p.pending, committed=p.committed, lag=p.lag
+                )
+                for p in status.partitions
+            ],
+        )
+
+
+class RegistryDocument(BaseModel):
+    """The tenant registry as it is in force."""
+
+    version: str = Field(description="Changes with its content.")
+    loaded_at: str = Field(description="Since when this version is in force, in UTC.")
+    last_error: str | None = Field(description="Why the file as it is now is not in force; null when it is.")
+
+    @classmethod
+    def of(cls, *, version: str, loaded_at_ms: int, last_error: Exception | None) -> Self:
+        """Times in ms since 1970. Of a long error text the first lines."""
+        lines = str(last_error).splitlines() if last_error else []
+        if more := len(lines[_MAX_ERROR_LINES:]):
+            lines = [*lines[:_MAX_ERROR_LINES], f"and {more} more"]
+        return cls(version=version, loaded_at=timestamp(loaded_at_ms), last_error="\n".join(lines) or None)
+
+
+class StatusDocument(BaseModel):
+    """The replica that answers, as it stands. What belongs to a role that it does not have is null or empty."""
+
+    replica: str = Field(description="Its host name, in Kubernetes that of the pod.")
+    version: str
+    mode: Literal["enforcing", "dry-run"] = Field(description="`dry-run`: nothing is changed in AWS.")
+    roles: list[str] = Field(description="Which parts run in it.")
+    started_at: str = Field(description="In UTC.")
+    not_ready: str | None = Field(description="Why it is starting or stopping; null when it is ready.")
+    last_progress_s: float | None = Field(
+        description="How long ago it finished a command, or began to work where it has finished none (seconds)."
+    )
+    lanes_held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class; see `/v1/lanes`.")
+    publish_failing_s: float | None = Field(
+        description="For how long Kafka has not taken what is written (seconds); null while it does."
+    )
+    dead_letters_stopped: str | None = Field(
+        description="Why no dead letter is written any more until a restart; null while they are."
+    )
+    registry: RegistryDocument | None
+    consumers: list[ConsumerDocument]
+
+
+def status_routes(status: Callable[[], StatusDocument]) -> APIRouter:
+    """`/v1/status`, for an app that guards it."""
+    routes = APIRouter(prefix=f"{GUARDED}/status", tags=["operations"], dependencies=[Depends(bearer)])
+
+    @routes.get(
+        "",
+        name="status",
+        response_model=StatusDocument,
+        response_description="The replica as it stands.",
+        responses=documented(*REFUSALS),
+    )
+    async def show() -> JSONResponse:
+        """See how the replica that answers does. Answered from memory, also while Kafka and AWS are away."""
+        return JSONResponse(status().model_dump(), headers={"Cache-Control": "no-store"})
+
+    return routes
+
+
+def timestamp(epoch_ms: int) -> str:
+    """A time in ms since 1970, as the API writes it."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,132 @@
+"""Gauges that are read when somebody scrapes, so that nothing has to keep them in step with what they show.
+
+Labels are bounded: the lanes that are shown one by one are the fullest, and as many as the settings say.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.domain.outcome import FailureClass, Recourse
+from service.domain.status import ConsumerStatus, LanesStatus, LaneStatus
+
+
+class StreamCollector(Collector):
+    """Where the consumers stand."""
+
+    def __init__(self, consumers: Callable[[], Iterable[ConsumerStatus]]) -> None:
+        self._consumers = consumers
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["consumer", "topic", "partition"]
+        joined = GaugeMetricFamily(
+            "logwarden_consumer_joined",
+            "1 while the consumer is a member of its group, 0 before and during a rebalance.",
+            labels=["consumer"],
+        )
+        pending = GaugeMetricFamily(
+            "logwarden_pending_records", "Records in hand whose outcome is not durable yet.", labels=labels
+        )
+        lag = GaugeMetricFamily(
+            "logwarden_lag_records", "Records from the commit position to the partition's end.", labels=labels
+        )
+        for consumer in self._consumers():
+            joined.add_metric([consumer.name], consumer.is_joined)
+            for status in consumer.partitions:
+                values = [consumer.name, status.topic, str(status.partition)]
+                pending.add_metric(values, status.pending)
+                if status.lag is not None:
+                    lag.add_metric(values, status.lag)
+        return [joined, pending, lag]
+
+
+class LaneCollector(Collector):
+    """How much the lanes of this replica have to do; of one lane only while it has work, and of `max_lanes` at the most."""
+
+    def __init__(self, lanes: Callable[[], LanesStatus], *, max_lanes: int) -> None:
+        self._lanes = lanes
+        self._max_lanes = max_lanes
+
+    def collect(self) -> Iterable[Metric]:
+        status = self._lanes()
+        yield from _of_all(status)
+        yield from _of_each([lane for lane in status.lanes[: self._max_lanes] if lane.has_work])
+
+
+class ProgressCollector(Collector):
+    """For how long nothing has moved (seconds, None where there is nothing to move)."""
+
+    def __init__(
+        self, *, progress_s: Callable[[], float | None], publish_failing_s: Callable[[], float | None]
+    ) -> None:
+        self._progress_s = progress_s
+        self._publish_failing_s = publish_failing_s
+
+    def collect(self) -> Iterable[Metric]:
+        if (progress_s := self._progress_s()) is not None:
+            yield _gauge(
+                "logwarden_last_progress_seconds",
+                "Since a command was last finished; since the start before the first. Worth an alert only while commands wait.",
+                progress_s,
+            )
+        yield _gauge(
+            "logwarden_publish_failing_seconds",
+            "For how long Kafka has not taken what is written; 0 while it does.",
+            self._publish_failing_s() or 0,
+        )
+
+
+def _of_all(status: LanesStatus) -> Iterable[Metric]:
+    yield _gauge("logwarden_lanes", "Lanes of this replica: accounts and Regions.", len(status.lanes))
+    held = GaugeMetricFamily(
+        "logwarden_lanes_held", "Lanes that wait for a global fault, by failure class.", labels=["failure"]
+    )
+    known = dict.fromkeys((f.label for f in FailureClass if f.recourse is Recourse.HOLD), 0)
+    for failure, lanes in {**known, **status.held}.items():
+        held.add_metric([failure], lanes)
+    yield held
+    waiting = GaugeMetricFamily(
+        "logwarden_waiting_commands", "Log groups that wait in their lanes, by priority.", labels=["priority"]
+    )
+    for priority, commands in status.waiting.items():
+        waiting.add_metric([priority.name.lower()], commands)
+    yield waiting
+    yield _gauge(
+        "logwarden_in_flight_commands",
+        "Commands that have started and are not done; those that wait to call again included.",
+        status.in_flight,
+    )
+    yield _gauge(
+        "logwarden_oldest_waiting_seconds",
+        "How long the oldest command in a lane has waited in this replica; 0 when none waits.",
+        status.oldest_waiting_s or 0,
+    )
+    yield _gauge(
+        "logwarden_largest_lane_commands",
+        "Log groups that wait in the fullest lane.",
+        max((lane.total_waiting for lane in status.lanes), default=0),
+    )
+
+
+def _of_each(lanes: Sequence[LaneStatus]) -> Iterable[Metric]:
+    labels = ["account", "region"]
+    waiting = GaugeMetricFamily(
+        "logwarden_lane_waiting_commands", "Log groups that wait in this lane; the fullest lanes only.", labels=labels
+    )
+    rate = GaugeMetricFamily(
+        "logwarden_lane_rate",
+        "AssociateKmsKey calls a second that this lane allows itself now; less than its ceiling after a throttle.",
+        labels=labels,
+    )
+    held = GaugeMetricFamily("logwarden_lane_held", "1 while this lane waits for a global fault.", labels=labels)
+    for lane in lanes:
+        values = [lane.lane.account, lane.lane.region]
+        waiting.add_metric(values, lane.total_waiting)
+        rate.add_metric(values, lane.rate_per_s)
+        held.add_metric(values, lane.hold is not None)
+    return [waiting, rate, held]
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value)

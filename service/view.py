@@ -1,0 +1,117 @@
+"""What one replica shows of itself, gathered from the parts that know it: for `/v1/status`, `/v1/lanes`, the probes and the metrics.
+
+It only reads, and only memory: asking costs the same, and gets an answer, while Kafka and AWS are away.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import Final
+
+from prometheus_client.registry import Collector
+
+from service.dispatcher import Dispatcher
+from service.domain.dead_letter import DeadLetterLimit
+from service.domain.status import LanesStatus
+from service.http.status import ConsumerDocument, RegistryDocument, StatusDocument, timestamp
+from service.ports import Clock
+from service.registry.file import FileDirectory
+from service.settings import Role, Settings
+from service.stream.consumer import Consumer
+from service.stream.publisher import KafkaPublisher
+from service.telemetry.collectors import LaneCollector, ProgressCollector, StreamCollector
+
+_STALLED_S: Final = (
+    300.0  # a consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most
+)
+
+
+class ReplicaView:
+    """`consumers` and `limits` are looked at anew each time: what has not been started yet is not in them."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        replica: str,
+        clock: Clock,
+        publisher: KafkaPublisher,
+        consumers: Sequence[Consumer],
+        limits: Sequence[DeadLetterLimit],
+        not_ready_reason: Callable[[], str | None],
+    ) -> None:
+        self.replica = replica
+        self._settings = settings
+        self._clock = clock
+        self._publisher = publisher
+        self._consumers = consumers
+        self._limits = limits
+        self._not_ready_reason = not_ready_reason
+        self._dispatcher: Dispatcher | None = None
+        self._directory: FileDirectory | None = None
+        self._started_at_ms = clock.epoch_ms()
+        self._working_since = 0.0
+
+    def works(self, dispatcher: Dispatcher, directory: FileDirectory) -> None:
+        """Show the lanes and the registry of a worker that begins now."""
+        self._dispatcher = dispatcher
+        self._directory = directory
+        self._working_since = self._clock.now()
+
+    def collectors(self) -> Iterator[Collector]:
+        """What is to be registered for the metrics, once."""
+        yield StreamCollector(lambda: [consumer.status() for consumer in self._consumers])
+        yield ProgressCollector(progress_s=self.progress_s, publish_failing_s=self.publish_failing_s)
+        if Role.WORKER in self._settings.roles:
+            yield LaneCollector(self.lanes, max_lanes=self._settings.metrics_max_lanes)
+
+    def lanes(self) -> LanesStatus:
+        """Every lane of this replica."""
+        return LanesStatus() if self._dispatcher is None else self._dispatcher.schedule.status(self._clock.now())
+
+    def progress_s(self) -> float | None:
+        """How long ago a command was last finished, or work began where none was; None where no work is done."""
+        if self._dispatcher is None:
+            return None
+        last = self._dispatcher.last_progress
+        return self._clock.now() - (self._working_since if last is None else last)
+
+    def publish_failing_s(self) -> float | None:
+        """For how long Kafka has not taken what is written; None while it does."""
+        since = self._publisher.failing_since
+        return None if since is None else self._clock.now() - since
+
+    def stalled(self) -> str | None:
+        """Why the process should be restarted, None if it should not: never for anything outside it."""
+        now = self._clock.now()
+        for consumer in self._consumers:
+            if consumer.last_poll is not None and now - consumer.last_poll > _STALLED_S:
+                return f"consumer {consumer.name} has not polled for {now - consumer.last_poll:.0f} s"
+        return None
+
+    def status(self) -> StatusDocument:
+        """All of it on one page."""
+        return StatusDocument(
+            replica=self.replica,
+            version=version("logwarden"),
+            mode="dry-run" if self._settings.dry_run else "enforcing",
+            roles=sorted(self._settings.roles),
+            started_at=timestamp(self._started_at_ms),
+            not_ready=self._not_ready_reason(),
+            last_progress_s=_rounded(self.progress_s()),
+            lanes_held=dict(self.lanes().held),
+            publish_failing_s=_rounded(self.publish_failing_s()),
+            dead_letters_stopped=next((limit.reason for limit in self._limits if limit.reason), None),
+            registry=self._registry(),
+            consumers=[ConsumerDocument.of(consumer.status()) for consumer in self._consumers],
+        )
+
+    def _registry(self) -> RegistryDocument | None:
+        if (directory := self._directory) is None:
+            return None
+        return RegistryDocument.of(
+            version=directory.version, loaded_at_ms=directory.loaded_at_ms, last_error=directory.last_error
+        )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,103 @@
+"""AssociateKmsKey through a client, 64 calls in flight, and nothing around it: ours, and the one that aiobotocore gives by default.
+
+The functions run in a process of their own (`in_own_process`), in asyncio's own event loop, and make some calls first that do not
+count: clients load their model and open their connections at the first.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+
+from service.app import App
+from service.domain.log_group import LogGroup, key_arn
+from service.settings import Settings
+from tests.benchmarks.endpoint import KEYS, OWN_ACCOUNT
+
+IN_FLIGHT = 64
+_WARM_UP = 500  # calls
+_ACCOUNT, _REGION = "111122223333", "eu-west-1"
+_KEY = key_arn(f"arn:aws:kms:{_REGION}:{_ACCOUNT}:key/0d9ac4b8-0001-4000-8000-000000000001")
+
+Call = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of some calls: how many were made a second, and the CPU that each took (microseconds, user and system)."""
+
+    calls_per_s: float
+    cpu_us: float
+
+
+def default_calls(endpoint: str, calls: int) -> Cost:
+    """What so many calls of one default client cost."""
+
+    async def run() -> Cost:
+        async with _default_client(endpoint) as call:
+            await _cost(call, _WARM_UP)
+            return await _cost(call, calls)
+
+    return asyncio.run(run())
+
+
+def calls_in_turns(endpoint: str, rounds: int, calls: int) -> list[tuple[Cost, Cost]]:
+    """What `calls` calls of ours, and as many of the default client, cost in each of some rounds, in one process."""
+    os.environ |= KEYS
+
+    async def run() -> list[tuple[Cost, Cost]]:
+        async with _our_client(endpoint) as ours, _default_client(endpoint) as default:
+            await _cost(ours, _WARM_UP)
+            await _cost(default, _WARM_UP)
+            return [(await _cost(ours, calls), await _cost(default, calls)) for _ in range(rounds)]
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _default_client(endpoint: str):
+    """One aiobotocore client as its documentation shows it. Its pool of 10 connections is widened: 64 calls are to be in flight."""
+    async with AioSession().create_client(
+        "logs",
+        region_name=_REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        config=AioConfig(max_pool_connections=IN_FLIGHT),
+    ) as client:
+
+        async def call(name: str) -> None:
+            arn = f"arn:aws:logs:{_REGION}:{_ACCOUNT}:log-group:{name}"
+            await client.associate_kms_key(resourceIdentifier=arn, kmsKeyId=_KEY)
+
+        yield call
+
+
+@asynccontextmanager
+async def _our_client(endpoint: str):
+    """`service.aws` as the service itself opens it, in an account whose role it has to assume."""
+    settings = Settings(aws_endpoint_url=endpoint, aws_own_account=OWN_ACCOUNT, max_in_flight=IN_FLIGHT)
+    async with App(settings)._open_log_groups() as log_groups:
+
+        async def call(name: str) -> None:
+            await log_groups.associate(LogGroup.of(_ACCOUNT, _REGION, name), _KEY)
+
+        yield call
+
+
+async def _cost(call: Call, calls: int) -> Cost:
+    names = (f"/tenant/app-{number:05d}" for number in range(calls))
+
+    async def one_after_the_other() -> None:
+        for name in names:
+            await call(name)
+
+    started, cpu_started = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(one_after_the_other() for _ in range(IN_FLIGHT)))
+    took, cpu_took = time.perf_counter() - started, time.process_time() - cpu_started
+    return Cost(calls / took, cpu_took / calls * 1e6)

@@ -1,0 +1,209 @@
+"""The chaos run: replicas come, go and are killed, the broker goes away, AWS fails, and at the end every log group is sealed.
+
+What happens, and in which order, follows from the seed; when exactly it meets the work does not, as in life.
+"""
+
+import asyncio
+import json
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.ports import OutgoingRecord
+from service.sandbox.aws.calls import Call, overlaps
+from service.sandbox.aws.faults import Faults
+from service.sandbox.aws.sandbox import AwsSandbox
+from service.sandbox.kafka.apache import start_apache
+from service.sandbox.process import ServiceProcess
+from service.stream.connection import client_arguments
+from service.stream.publisher import KafkaPublisher
+from tests.support.deployment import Deployment
+from tests.support.organisation import Group, Organisation, created
+
+MAX_REPLICAS = 4
+RATE_PER_S = 60.0
+_CALM_FROM = 0.1  # of the log groups
+_FAILING = Faults(
+    service="logs", service_unavailable=0.1, operation_aborted=0.05, connection_reset=0.05, latency_s=(0.0, 0.1)
+)
+_OUTAGE = Faults(service="logs", outage="unavailable")
+
+
+@dataclass(slots=True)
+class Report:
+    """What happened, what was wrong at the end, and what it cost."""
+
+    seed: int
+    groups: int
+    actions: Counter[str] = field(default_factory=Counter)
+    wrong: dict[Group, str | None] = field(default_factory=dict)
+    dead_letters: int = 0
+    overlaps: int = 0
+    overlaps_across_a_kill: int = 0
+    calls: int = 0
+    duplicates: int = 0
+    seconds: float = 0.0
+    exit_codes: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def is_right(self) -> bool:
+        return not (self.wrong or self.dead_letters or self.overlaps or set(self.exit_codes) - {0})
+
+    def __str__(self) -> str:
+        return (
+            f"chaos seed={self.seed} groups={self.groups} wrong={len(self.wrong)} dead_letters={self.dead_letters} "
+            f"overlaps={self.overlaps} (+{self.overlaps_across_a_kill} across a kill) calls={self.calls} "
+            f"duplicates={self.duplicates} seconds={self.seconds:.0f} actions={json.dumps(self.actions, sort_keys=True)} "
+            f"exit_codes={dict(self.exit_codes)} "
+            f"{'ok' if self.is_right else 'WRONG'}"
+        )
+
+
+class Fleet:
+    """One to MAX_REPLICAS replicas."""
+
+    def __init__(self, deployment: Deployment, stack: AsyncExitStack, report: Report) -> None:
+        self._deployment = deployment
+        self._stack = stack
+        self._report = report
+        self._running: list[ServiceProcess] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+        self.killed_at: list[float] = []
+
+    @property
+    def size(self) -> int:
+        return len(self._running)
+
+    async def grow(self) -> None:
+        self._running.append(await self._stack.enter_async_context(self._deployment.replica(is_awaited=False)))
+
+    async def terminate(self, pick: int) -> None:
+        service = self._running.pop(pick % self.size)
+        task = asyncio.create_task(self._leave(service))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def kill(self, pick: int) -> None:
+        service = self._running.pop(pick % self.size)
+        self.killed_at.append(time.monotonic())
+        await service.kill()
+
+    async def end(self) -> None:
+        while self._running:
+            await self.terminate(0)
+        await asyncio.gather(*self._leaving)
+
+    def check(self) -> None:
+        """A replica that nobody stopped must run."""
+        for service in self._running:
+            if not service.is_running:
+                raise AssertionError(f"a replica ended by itself:\n{service.log_tail()}")
+
+    async def _leave(self, service: ServiceProcess) -> None:
+        status = await service.terminate()
+        if status == -signal.SIGTERM and not service.log_tail():
+            return  # it was asked to go before it could listen to signals: there was nothing to finish
+        self._report.exit_codes[status] += 1
+
+
+async def chaos(*, seed: int, events: int, pause_s: float = 3.0, keep: Path | None = None) -> Report:
+    """Run it. `pause_s` is the mean time between two mishaps; they go on until nearly all is sealed, then the rest may end in peace."""
+    dice = random.Random(seed)
+    report = Report(seed, events)
+    started = time.monotonic()
+    async with AsyncExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="logwarden-chaos-")))
+        broker = await stack.enter_async_context(start_apache())
+        aws = await stack.enter_async_context(AwsSandbox.start())
+        organisation = Organisation(accounts=("111122223333", "444455556666"), regions=("eu-west-1", "us-east-1"))
+        await aws.set_quota("AssociateKmsKey", per_second=RATE_PER_S)
+        deployment = await Deployment.create(
+            broker, aws, organisation, folder, rate_per_s=RATE_PER_S, rebalance_drain_s=5.0
+        )
+        groups = organisation.groups(events)
+        await organisation.create_groups(aws, groups)
+        fleet = Fleet(deployment, stack, report)
+        await fleet.grow()
+        publishing = asyncio.create_task(_publish_slowly(deployment, groups))
+        async with _failing_aws(aws):
+            while len(await organisation.wrong(aws, groups)) > _CALM_FROM * events:
+                await asyncio.sleep(dice.uniform(0.5, 1.5) * pause_s)
+                fleet.check()
+                action = dice.choice(["grow", "grow", "terminate", "kill", "broker", "outage"])
+                await _act(action, dice, fleet, broker, aws, report)
+        await publishing
+        await _until_sealed(organisation, aws, groups, fleet, report)
+        await fleet.end()
+        report.dead_letters = len(await deployment.all_on(deployment.settings.dead_letter_topic))
+        _count(report, await aws.calls("AssociateKmsKey"), fleet.killed_at)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+async def _act(action, dice, fleet, broker, aws, report) -> None:
+    if action == "grow" and fleet.size >= MAX_REPLICAS:
+        action = "terminate"
+    if action in {"terminate", "kill"} and fleet.size == 1:
+        action = "grow"
+    report.actions[action] += 1
+    match action:
+        case "grow":
+            await fleet.grow()
+        case "terminate":
+            await fleet.terminate(dice.randrange(100))
+        case "kill":
+            await fleet.kill(dice.randrange(100))
+        case "broker":
+            await (broker.kill() if dice.random() < 0.5 else broker.restart())
+            await asyncio.sleep(dice.uniform(0, 3))
+            if not broker.is_running:
+                await broker.restart()
+        case "outage":
+            await aws.inject(_OUTAGE)
+            await asyncio.sleep(dice.uniform(1, 4))
+            await aws.inject(_FAILING)
+
+
+@asynccontextmanager
+async def _failing_aws(aws: AwsSandbox):
+    await aws.inject(_FAILING, seed=1)
+    yield
+    await aws.clear_faults()
+
+
+async def _publish_slowly(deployment: Deployment, groups: list[Group]) -> None:
+    """At the pace at which the lanes work, so that there is always something under way; every tenth event twice."""
+    at_once = 100
+    topic = deployment.settings.source_topics[0]
+    async with KafkaPublisher(client_arguments(deployment.settings)) as publisher:
+        for start in range(0, len(groups), at_once):
+            part = groups[start : start + at_once]
+            records = [OutgoingRecord(topic, g.name.encode(), created(g)) for g in [*part, *part[::10]]]
+            await asyncio.gather(*map(publisher.publish, records))
+            await asyncio.sleep(at_once / (RATE_PER_S * len(deployment.organisation.lanes)))
+
+
+async def _until_sealed(organisation, aws, groups, fleet, report, timeout_s=240.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        report.wrong = await organisation.wrong(aws, groups)
+        fleet.check()
+        if not report.wrong or time.monotonic() > deadline:
+            return
+        await asyncio.sleep(1)
+
+
+def _count(report: Report, calls: list[Call], killed_at: list[float]) -> None:
+    for first, second in overlaps(calls):
+        if any(first.started_s <= at <= second.started_s for at in killed_at):
+            report.overlaps_across_a_kill += 1
+        else:
+            report.overlaps += 1
+    sealed = Counter((call.account, call.region, call.log_group) for call in calls if call.is_ok)
+    report.calls = len(calls)
+    report.duplicates = sum(times - 1 for times in sealed.values())

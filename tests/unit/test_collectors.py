@@ -1,0 +1,187 @@
+"""The metrics that are read when somebody scrapes, and the rules that all metrics keep."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from service.domain.command import Priority
+from service.domain.outcome import FailureClass, Outcome, State
+from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
+from service.telemetry.collectors import LaneCollector, ProgressCollector, StreamCollector
+from service.telemetry.metrics import Metrics
+from tests.support.fakes import LANE, ensure, group, lane_number
+
+Labels = frozenset[tuple[str, str]]
+
+
+def lane(number: int, *, waiting: int = 0, in_flight: int = 0, hold: Hold | None = None) -> LaneStatus:
+    return LaneStatus(
+        lane=lane_number(number),
+        waiting=dict.fromkeys(Priority, 0) | {Priority.RETRY: waiting},
+        in_flight=in_flight,
+        rate_per_s=2.5,
+        ceiling_per_s=5.0,
+        oldest_waiting_s=float(number) if waiting else None,
+        hold=hold,
+    )
+
+
+def scraped(*collectors: Collector) -> dict[str, dict[Labels, float]]:
+    """Each metric's values by their labels, out of the text that Prometheus reads."""
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {f.name: {frozenset(s.labels.items()): s.value for s in f.samples} for f in families}
+
+
+def scraped_lanes(lanes: Iterable[LaneStatus], *, max_lanes: int = 50) -> dict[str, dict[Labels, float]]:
+    return scraped(LaneCollector(lambda: LanesStatus.of(lanes), max_lanes=max_lanes))
+
+
+def labels(**values: str) -> Labels:
+    return frozenset(values.items())
+
+
+def of(number: int) -> Labels:
+    return labels(account=lane_number(number).account, region=lane_number(number).region)
+
+
+NONE: Labels = frozenset()
+
+
+# -- lanes
+
+
+def test_a_replica_without_work_shows_zeros_and_no_lane():
+    values = scraped_lanes([lane(1)])
+    assert values["logwarden_lanes"] == {NONE: 1}
+    assert values["logwarden_waiting_commands"] == {labels(priority=p): 0 for p in ("urgent", "retry", "sweep")}
+    for name in ("in_flight_commands", "oldest_waiting_seconds", "largest_lane_commands"):
+        assert values[f"logwarden_{name}"] == {NONE: 0}
+    assert values["logwarden_lane_waiting_commands"] == {}
+
+
+def test_totals_are_over_all_lanes_also_those_without_series_of_their_own():
+    values = scraped_lanes([lane(n, waiting=n, in_flight=1) for n in range(1, 101)], max_lanes=2)
+    assert values["logwarden_lanes"] == {NONE: 100}
+    assert values["logwarden_waiting_commands"][labels(priority="retry")] == 5050
+    assert values["logwarden_in_flight_commands"] == {NONE: 100}
+    assert values["logwarden_oldest_waiting_seconds"] == {NONE: 100}
+    assert values["logwarden_largest_lane_commands"] == {NONE: 100}
+
+
+def test_the_fullest_lanes_have_series_of_their_own_and_no_more_than_the_setting_says():
+    lanes = [lane(n, waiting=n) for n in range(100)]
+    for count in (0, 1, 3):
+        values = scraped_lanes(lanes, max_lanes=count)
+        expected = {of(n): n for n in range(99, 99 - count, -1)}
+        assert values["logwarden_lane_waiting_commands"] == expected
+        assert values["logwarden_lane_rate"].keys() == values["logwarden_lane_held"].keys() == expected.keys()
+
+
+def test_a_lane_has_series_while_it_has_work():
+    values = scraped_lanes([lane(1, waiting=7), lane(2, in_flight=1), lane(3)])
+    assert values["logwarden_lane_waiting_commands"] == {of(1): 7, of(2): 0}
+    assert values["logwarden_lane_rate"] == {of(1): 2.5, of(2): 2.5}
+
+
+def test_held_lanes_are_counted_by_failure_class_and_a_class_that_holds_none_is_zero():
+    values = scraped_lanes([lane(1, waiting=1, hold=Hold("unreachable", 3.0)), lane(2, waiting=1)])
+    assert values["logwarden_lanes_held"] == {
+        labels(failure=failure): int(failure == "unreachable")
+        for failure in (
+            "unreachable",
+            "credentials-missing",
+            "credentials-rejected",
+            "role-not-assumable",
+            "registry-unavailable",
+        )
+    }
+    assert values["logwarden_lane_held"] == {of(1): 1, of(2): 0}
+
+
+# -- consumers and progress
+
+
+def test_consumers_show_membership_pending_and_a_lag_where_it_is_known():
+    worker = ConsumerStatus(
+        "worker",
+        True,
+        [PartitionStatus("work", 0, 3, 10, 9, 5), PartitionStatus("work", 1, 0, None, None, None)],
+    )
+    values = scraped(StreamCollector(lambda: [worker, ConsumerStatus("ingest", False, [])]))
+    assert values["logwarden_consumer_joined"] == {labels(consumer="worker"): 1, labels(consumer="ingest"): 0}
+    first, second = (labels(consumer="worker", topic="work", partition=p) for p in "01")
+    assert values["logwarden_pending_records"] == {first: 3, second: 0}
+    assert values["logwarden_lag_records"] == {first: 5}
+
+
+def test_progress_is_an_age_and_absent_where_no_work_is_done():
+    values = scraped(ProgressCollector(progress_s=lambda: 12.5, publish_failing_s=lambda: None))
+    assert values == {
+        "logwarden_last_progress_seconds": {NONE: 12.5},
+        "logwarden_publish_failing_seconds": {NONE: 0},
+    }
+    values = scraped(ProgressCollector(progress_s=lambda: None, publish_failing_s=lambda: 3.0))
+    assert values == {"logwarden_publish_failing_seconds": {NONE: 3.0}}
+
+
+# -- all metrics
+
+
+@pytest.fixture
+def everything() -> str:
+    """The text of a replica on which everything has happened once."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.event_read(commands=1, problem=None)
+    metrics.call_made(LANE, failure=None, seconds=0.1)
+    metrics.command_done(ensure(), Outcome(log_group=group(), state=State.SEALED), seconds=0.2)
+    metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events")
+    metrics.dead_letters_stopped("too many")
+    metrics.lane_held(LANE, FailureClass.UNREACHABLE, "no route")
+    consumer = ConsumerStatus("worker", True, [PartitionStatus("work", 0, 3, 10, 9, 5)])
+    registry.register(StreamCollector(lambda: [consumer]))
+    registry.register(ProgressCollector(progress_s=lambda: 1.0, publish_failing_s=lambda: None))
+    registry.register(LaneCollector(lambda: LanesStatus.of([lane(1, waiting=1)]), max_lanes=5))
+    return generate_latest(registry).decode()
+
+
+def test_every_metric_is_named_as_prometheus_wants_it_and_explained(everything):
+    families = [f for f in text_string_to_metric_families(everything) if not f.name.endswith("_created")]
+    names = [f.name for f in families]
+    assert len(set(names)) == len(names)
+    for family in families:
+        assert re.fullmatch(r"logwarden(_[a-z]+)+", family.name), family.name
+        assert family.documentation.endswith("."), family.name
+        assert family.samples, f"{family.name} has not happened in this test"
+        assert not re.search(r"_(milliseconds|ms|minutes|hours|gauge|counter)(_|$)", family.name), family.name
+        if family.type == "counter":
+            assert all(s.name.endswith("_total") for s in family.samples if not s.name.endswith("_created"))
+        elif family.type == "gauge":
+            assert not family.name.endswith(("_total", "_count", "_sum", "_bucket")), family.name
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, of the package prometheus, is not here")
+def test_promtool_finds_nothing_to_complain_of(everything):
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], check=False, input=everything, capture_output=True, text=True
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_no_metric_names_a_log_group_or_a_tenant(everything):
+    for family in text_string_to_metric_families(everything):
+        for sample in family.samples:
+            assert not sample.labels.keys() & {"log_group", "tenant", "key"}, sample.name
+
+
+def test_the_version_that_runs_is_shown(everything):
+    assert re.search(r'^logwarden_build_info\{python="3\.[^"]+",version="[^"]+"\} 1\.0$', everything, re.MULTILINE)

@@ -1,0 +1,168 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from service.dead_letters import DeadLetters
+from service.dispatcher import Dispatcher, Held, Turn
+from service.domain.command import EnsureCommand
+from service.domain.lane import Lane
+from service.domain.pacing import Pacer
+from service.domain.schedule import Schedule
+from service.intake import Intake
+from service.ports import IncomingRecord
+from tests.support.fakes import Deliveries, RecordingObserver, ensure, unlimited
+from tests.support.publisher import FakePublisher
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+
+class Bench:
+    """An intake before a dispatcher whose work takes a second."""
+
+    def __init__(self) -> None:
+        self.publisher = FakePublisher()
+        self.deliveries = Deliveries()
+        self.worked: list[EnsureCommand] = []
+        self.seconds = 1.0
+        self.dispatcher = Dispatcher(
+            schedule=Schedule(
+                new_lane=lambda lane, at: Lane(lane, pacer=Pacer(ceiling_per_s=5.0, now=at), max_running=16),
+                max_calling=256,
+            ),
+            work=self.work,
+            clock=VirtualClock(),
+            hold_s=5.0,
+            max_hold_s=60.0,
+        )
+        dead_letters = DeadLetters(
+            publisher=self.publisher,
+            observer=RecordingObserver(),
+            limit=unlimited(),
+            topic="dead-letters",
+            work_topic="work",
+        )
+        self.intake = Intake(dispatcher=self.dispatcher, dead_letters=dead_letters)
+
+    async def work(self, command: EnsureCommand, turn: Turn) -> Held | None:
+        turn.spend()
+        await asyncio.sleep(self.seconds)
+        self.worked.append(command)
+        return None
+
+    def handle(self, value: bytes | None) -> None:
+        delivery = self.deliveries.next()
+        self.intake.handle(IncomingRecord("work", 7, delivery.offset, 0, b"key", value), delivery)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Bench"]:
+        tasks = [asyncio.create_task(self.dispatcher.run()), asyncio.create_task(self.intake.run())]
+        await asyncio.sleep(0)
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+@virtual_time
+async def test_a_command_is_worked_and_its_record_finished_then():
+    async with Bench().running() as bench:
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(1)
+        assert bench.deliveries.open == {0}
+        await asyncio.sleep(1)
+        assert bench.worked == [ensure()]
+        assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_records_for_one_group_are_worked_once_and_finished_together():
+    async with Bench().running() as bench:
+        for number in range(10):
+            bench.handle(ensure(requests=(f"r{number}",)).to_bytes())
+        await asyncio.sleep(2)
+        (command,) = bench.worked
+        assert command.request_ids == tuple(f"r{number}" for number in range(10))
+        assert not bench.deliveries.open
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"\x00\xff",
+        b"{}",
+        b"[" * 100_000,
+        ensure().to_bytes().replace(b"created", b"sneezed"),
+        ensure().to_bytes().replace(b'"at":0', b'"at":' + b"9" * 400),
+        ensure(requests=("r",)).to_bytes().replace(b'"r"', rb'"\ud800"'),
+        ensure(deferrals=5).to_bytes().replace(b":5", b":-5"),
+    ],
+)
+@virtual_time
+async def test_what_is_no_command_becomes_a_dead_letter_and_the_rest_goes_on(value: bytes | None):
+    async with Bench().running() as bench:
+        bench.publisher.stall()
+        bench.handle(value)
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(60)
+        assert bench.deliveries.open == {0}
+        bench.publisher.resume()
+        await asyncio.sleep(1)
+        (letter,) = bench.publisher.records
+        assert (letter.topic, letter.key, letter.value) == ("dead-letters", b"key", value)
+        headers = dict(letter.headers)
+        assert headers["logwarden-class"] == b"malformed-command"
+        assert headers["logwarden-field"]
+        assert headers["logwarden-original-partition"] == b"7"
+        assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_draining_ends_what_is_calling_and_what_is_being_written_and_drops_the_rest():
+    async with Bench().running() as bench:
+        bench.seconds = 10
+        bench.publisher.stall()
+        bench.handle(b"")
+        for number in range(20):
+            bench.handle(ensure(str(number)).to_bytes())
+        await asyncio.sleep(0.5)
+        asyncio.get_running_loop().call_later(15, bench.publisher.resume)
+        began = asyncio.get_running_loop().time()
+        await bench.intake.drain(20)
+        assert asyncio.get_running_loop().time() == began + 15
+        assert bench.deliveries.finished.keys() == {0, 1, 2}
+        await asyncio.sleep(100)
+        assert len(bench.worked) == 2
+
+
+@virtual_time
+async def test_a_drain_ends_in_time_whatever_is_late():
+    async with Bench().running() as bench:
+        bench.seconds = 1000
+        bench.publisher.stall()
+        bench.handle(b"")
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(0.5)
+        began = asyncio.get_running_loop().time()
+        await bench.intake.drain(20)
+        assert asyncio.get_running_loop().time() == began + 20
+        assert bench.deliveries.open == {0, 1}
+
+
+@virtual_time
+async def test_after_a_restart_records_are_worked_again():
+    async with Bench().running() as bench:
+        await bench.intake.drain(20)
+        bench.handle(ensure("early").to_bytes())
+        await asyncio.sleep(60)
+        assert bench.worked == []
+        bench.intake.restart()
+        bench.handle(ensure("late").to_bytes())
+        await asyncio.sleep(2)
+        assert {command.log_group.name for command in bench.worked} == {"early", "late"}
+        assert not bench.deliveries.open

@@ -1,0 +1,206 @@
+"""What a replica shows of itself, over its real parts in virtual time; none of them is connected to anything."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from service.dispatcher import Dispatcher, Held, Turn
+from service.domain.command import EnsureCommand
+from service.domain.dead_letter import DeadLetterLimit
+from service.domain.lane import Lane
+from service.domain.outcome import FailureClass
+from service.domain.pacing import Pacer
+from service.domain.schedule import Schedule
+from service.forwarding import Forwarding
+from service.registry.file import FileDirectory
+from service.settings import Settings
+from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.publisher import KafkaPublisher
+from service.view import ReplicaView
+from tests.support.fakes import Deliveries, ensure
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+TENANTS = """
+version: 1
+tenants:
+  - id: tenant-a
+    keys: {eu-west-1: "arn:aws:kms:eu-west-1:111122223333:key/0d9ac4b8"}
+    rules: [{accounts: ["111122223333"]}]
+"""
+
+
+class Handler(Forwarding):
+    def handle(self, record: Any, delivery: Any) -> None:
+        raise NotImplementedError
+
+
+class Replica:
+    """A view over parts that a test can move; `held` makes every command fail for it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.clock = VirtualClock()
+        self.publisher = KafkaPublisher({})
+        self.consumers: list[Consumer] = []
+        self.limits: list[DeadLetterLimit] = []
+        self.not_ready: str | None = None
+        self.held: FailureClass | None = None
+        self.view = ReplicaView(
+            settings=Settings(**settings),
+            replica="logwarden-0",
+            clock=self.clock,
+            publisher=self.publisher,
+            consumers=self.consumers,
+            limits=self.limits,
+            not_ready_reason=lambda: self.not_ready,
+        )
+        self.dispatcher = Dispatcher(
+            schedule=Schedule(
+                new_lane=lambda lane, at: Lane(lane, pacer=Pacer(ceiling_per_s=5.0, now=at), max_running=16),
+                max_calling=16,
+            ),
+            work=self._work,
+            clock=self.clock,
+            hold_s=5.0,
+            max_hold_s=60.0,
+        )
+
+    async def _work(self, command: EnsureCommand, turn: Turn) -> Held | None:
+        turn.spend()
+        await asyncio.sleep(0.1)
+        return None if self.held is None else Held(self.held, "as told")
+
+    def works(self, folder: Path) -> FileDirectory:
+        (folder / "tenants.yaml").write_text(TENANTS)
+        directory = FileDirectory(folder / "tenants.yaml", clock=self.clock)
+        self.view.works(self.dispatcher, directory)
+        return directory
+
+    def consumer(self) -> Consumer:
+        limits = ConsumerLimits(
+            max_pending=10, commit_interval_s=1, commit_timeout_s=1, rebalance_drain_s=1, fetch_max_wait_ms=1
+        )
+        consumer = Consumer(
+            name="worker",
+            group="g",
+            topics=["work"],
+            arguments={},
+            handler=Handler(),
+            limits=limits,
+            clock=self.clock,
+        )
+        self.consumers.append(consumer)
+        return consumer
+
+    def metrics(self) -> str:
+        registry = CollectorRegistry()
+        for collector in self.view.collectors():
+            registry.register(collector)
+        return generate_latest(registry).decode()
+
+
+@virtual_time
+async def test_a_replica_that_waits_for_kafka_has_a_status_already():
+    replica = Replica(dry_run=True)
+    replica.not_ready = "starting"
+    status = replica.view.status()
+    assert (status.replica, status.mode, status.not_ready) == ("logwarden-0", "dry-run", "starting")
+    assert status.roles == ["http", "ingest", "worker"]
+    assert (status.registry, status.consumers, status.last_progress_s, status.lanes_held) == (None, [], None, {})
+    assert "logwarden_lanes 0.0" in replica.metrics()
+
+
+@virtual_time
+async def test_progress_counts_from_the_start_of_work_and_then_from_the_last_command_that_ended(tmp_path):
+    replica = Replica()
+    replica.works(tmp_path)
+    await asyncio.sleep(50)
+    assert replica.view.progress_s() == 50
+    running = asyncio.create_task(replica.dispatcher.run())
+    await asyncio.sleep(0)
+    replica.dispatcher.submit(ensure(), Deliveries().next())
+    await asyncio.sleep(10)
+    assert replica.view.status().last_progress_s == pytest.approx(10 - 0.2 - 0.1), "a token, then the call"
+    assert "logwarden_last_progress_seconds 9.7" in replica.metrics()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@virtual_time
+async def test_a_global_fault_is_shown_with_its_class_while_its_commands_wait(tmp_path):
+    replica = Replica()
+    replica.works(tmp_path)
+    replica.held = FailureClass.UNREACHABLE
+    running = asyncio.create_task(replica.dispatcher.run())
+    await asyncio.sleep(0)
+    replica.dispatcher.submit(ensure(), Deliveries().next())
+    await asyncio.sleep(2)
+    assert replica.view.status().lanes_held == {"unreachable": 1}
+    (lane,) = replica.view.lanes().lanes
+    assert (lane.total_waiting, lane.oldest_waiting_s) == (1, 2.0)
+    assert 'logwarden_lanes_held{failure="unreachable"} 1.0' in replica.metrics()
+    replica.held = None
+    await asyncio.sleep(60)
+    assert replica.view.status().lanes_held == {}
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_registry_that_is_refused_shows_the_version_in_force_and_why(tmp_path):
+    replica = Replica()
+    directory = replica.works(tmp_path)
+    good = replica.view.status().registry
+    assert good is not None
+    assert good.last_error is None
+    (tmp_path / "tenants.yaml").write_text("version: 2\n")
+    directory._seen = None
+    await directory.refresh()
+    bad = replica.view.status().registry
+    assert bad is not None
+    assert (bad.version, bad.loaded_at) == (good.version, good.loaded_at)
+    assert bad.last_error is not None
+    assert "tenants" in bad.last_error
+
+
+@virtual_time
+async def test_writes_that_fail_show_since_when():
+    replica = Replica()
+    assert replica.view.status().publish_failing_s is None
+    replica.publisher.failing_since = replica.clock.now()
+    await asyncio.sleep(7)
+    assert replica.view.status().publish_failing_s == 7
+    assert "logwarden_publish_failing_seconds 7.0" in replica.metrics()
+
+
+@virtual_time
+async def test_dead_letters_that_are_stopped_show_why():
+    replica = Replica()
+    replica.limits += [DeadLetterLimit(max_consecutive=1, max_share=1, window=10) for _ in range(2)]
+    assert replica.view.status().dead_letters_stopped is None
+    replica.limits[1].failed()
+    replica.limits[1].failed()
+    assert replica.view.status().dead_letters_stopped == replica.limits[1].reason is not None
+
+
+@virtual_time
+async def test_a_consumer_that_does_not_poll_is_stalled_and_one_that_never_has_is_not():
+    replica = Replica()
+    consumer = replica.consumer()
+    await asyncio.sleep(1000)
+    assert replica.view.stalled() is None, "Kafka is away: a restart helps nobody"
+    consumer.last_poll = replica.clock.now()
+    await asyncio.sleep(299)
+    assert replica.view.stalled() is None
+    await asyncio.sleep(2)
+    assert replica.view.stalled() == "consumer worker has not polled for 301 s"
+    assert [(c.name, c.joined) for c in replica.view.status().consumers] == [("worker", False)]
+
+
+@virtual_time
+async def test_a_replica_without_the_worker_role_has_no_metrics_of_lanes_and_none_of_progress():
+    replica = Replica(roles={"http", "ingest"})
+    assert "logwarden_lane" not in replica.metrics()
+    assert "last_progress" not in replica.metrics()
+    assert "logwarden_publish_failing_seconds" in replica.metrics()
