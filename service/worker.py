@@ -73,6 +73,7 @@ class Worker:
         Idempotent: a repeated or cancelled run may associate again, with the key that is the tenant's by then.
         """
         outcome = await self._ensure(command, turn)
+        turn.give_back()  # if it made no call
         if outcome.failure is None:
             await self._report(command, outcome)
             return None
@@ -126,6 +127,7 @@ class Worker:
         async def call() -> None:
             nonlocal attempts
             attempts += 1
+            await turn.fresh()
             turn.spend()
             started = self._clock.now()
             lane = owned.log_group.lane

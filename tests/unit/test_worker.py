@@ -40,17 +40,25 @@ REQUEST_IDS = tuple(new_request_id(NOW_MS, bytes([n] * 10)) for n in range(2))
 class RecordingTurn(Turn):
     """A turn whose next token is always there when the wait is over."""
 
-    __slots__ = ("gives_up", "throttles", "waits")
+    __slots__ = ("gives_up", "spent", "throttles", "waits")
 
     def __init__(self) -> None:
         self.has_token = True
         self.waits: list[float] = []
         self.throttles = 0
+        self.spent = 0
         self.gives_up = False
+
+    def give_back(self) -> None:
+        self.has_token = False
+
+    async def fresh(self) -> None:
+        pass
 
     def spend(self) -> None:
         assert self.has_token, "a call without a token"
         self.has_token = False
+        self.spent += 1
 
     async def again(self, delay_s: float) -> None:
         self.waits.append(delay_s)
@@ -156,7 +164,8 @@ async def test_an_excluded_group_is_left_alone():
     assert bench.log_groups.calls == []
     assert bench.topics == {OUTCOMES: 1}
     assert (bench.outcome["state"], bench.outcome["detail"]) == ("excluded", "excluded by name: /scratch/*")
-    assert bench.turn.has_token
+    assert bench.turn.spent == 0
+    assert not bench.turn.has_token, "it was given back"
 
 
 @virtual_time
@@ -166,7 +175,8 @@ async def test_a_group_that_shows_the_right_key_needs_no_call():
     assert bench.log_groups.calls == []
     assert bench.topics == {OUTCOMES: 1}
     assert (bench.outcome["state"], bench.outcome["key"]) == ("already-sealed", key_of())
-    assert bench.turn.has_token
+    assert bench.turn.spent == 0
+    assert not bench.turn.has_token, "it was given back"
 
 
 @pytest.mark.parametrize("shown_key", [None, "", f"{key_of()}-of-somebody-else"])
@@ -261,7 +271,8 @@ async def test_a_dry_run_says_what_it_would_do_and_does_nothing():
     assert bench.log_groups.calls == []
     assert (bench.outcome["state"], bench.outcome["is_dry_run"]) == ("would-seal", True)
     assert bench.outcome["detail"] == "everything is tenant-a's"
-    assert bench.turn.has_token
+    assert bench.turn.spent == 0
+    assert not bench.turn.has_token, "it was given back"
 
 
 @pytest.mark.parametrize("is_dry_run", [False, True])
@@ -273,7 +284,8 @@ async def test_a_registry_that_is_away_holds_the_command_and_writes_nothing(is_d
     assert held == Held(FailureClass.REGISTRY_UNAVAILABLE, "the registry is away")
     assert bench.topics == {}
     assert bench.observer.outcomes == []
-    assert bench.turn.has_token
+    assert bench.turn.spent == 0
+    assert not bench.turn.has_token, "it was given back"
 
 
 # -- what becomes of each failure, however often the command has been deferred
