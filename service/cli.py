@@ -11,6 +11,7 @@ import httpx
 import typer
 from aiokafka.errors import KafkaError
 from rich.console import Console
+from rich.markup import escape
 
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import InvalidIdentityError, LogGroup
@@ -169,12 +170,13 @@ def check(
         group = LogGroup.of(account, region, log_group) if log_group is not None else None
     except (TenantFileError, InvalidIdentityError) as e:
         raise UsageError(str(e)) from e
-    _out.print(f"Settings are valid. {settings.tenants_file} has {len(rules)} tenants.", highlight=False)
+    _out.print(f"Settings are valid. {escape(str(settings.tenants_file))} has {len(rules)} tenants.", highlight=False)
     if group is None:
         return
     tags = None if tag is None else dict(_tag(text) for text in tag)
     for finding in rules.explain(group, tags):
-        _out.print(f"  {finding.subject}: {finding.why_not or '[b]matches[/b]'}", highlight=False)
+        why_not = escape(finding.why_not) if finding.why_not else "[b]matches[/b]"
+        _out.print(f"  {escape(finding.subject)}: {why_not}", highlight=False)
     decision = rules.decide(group, tags)
     _out.print(_verdict(settings, group, decision), highlight=False)
     if tags is None and rules.depends_on_tags(group):
@@ -193,11 +195,11 @@ def _verdict(settings: Settings, group: LogGroup, decision: Decision) -> str:
     match decision:
         case Owned(tenant, key, rule):
             action = "would be left as it is (dry run)" if settings.dry_run else "goes"
-            return f"{group.arn}\n{action} under [b]{key}[/b], the key of tenant [b]{tenant}[/b], by {rule}."
+            return f"{group.arn}\n{action} under [b]{key}[/b], the key of tenant [b]{escape(tenant)}[/b], by {escape(rule)}."
         case Excluded(reason):
-            return f"{group.arn}\nis left alone: {reason}."
+            return f"{group.arn}\nis left alone: {escape(reason)}."
         case Undecided(failure, detail):
-            return f"{group.arn}\ngets no key: [b]{failure.label}[/b] ({failure.fault.value}): {detail}. {failure.hint}"
+            return f"{group.arn}\ngets no key: [b]{failure.label}[/b] ({failure.fault.value}): {escape(detail)}. {failure.hint}"
         case _:
             assert_never(decision)
 

@@ -1,12 +1,11 @@
 """Source records to commands on the work topic: parse, drop what does not matter, fan out, dead-letter what is malformed."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Sequence
 
 from service.dead_letters import DeadLetters
 from service.domain.command import EnsureCommand, Origin
-from service.domain.events import is_surely_irrelevant, parse_event
+from service.domain.events import Problem, is_surely_irrelevant, parse_event
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
 from service.forwarding import Forwarding
@@ -39,20 +38,16 @@ class Ingest(Forwarding):
         if problem is None and not parsed.commands:
             delivery.finish()
             return
-        forwards: list[Coroutine[Any, Any, None]] = [
-            self._publisher.publish(self._as_work(command)) for command in parsed.commands
-        ]
+        self.start(self._forward(record, parsed.commands, problem), delivery)
+
+    async def _forward(
+        self, record: IncomingRecord, commands: Sequence[EnsureCommand], problem: Problem | None
+    ) -> None:
+        await asyncio.gather(*(self._publisher.publish(self._as_work(command)) for command in commands))
         if problem is not None:
-            forwards.append(
-                self._dead_letters.send_record(
-                    record, FailureClass.MALFORMED_EVENT, str(problem.reason), field=problem.field
-                )
+            await self._dead_letters.send_record(
+                record, FailureClass.MALFORMED_EVENT, problem.reason, field=problem.field
             )
-        self.start(_all(forwards), delivery)
 
     def _as_work(self, command: EnsureCommand) -> OutgoingRecord:
         return OutgoingRecord(self._work_topic, command.partition_key, command.to_bytes())
-
-
-async def _all(forwards: list[Coroutine[Any, Any, None]]) -> None:
-    await asyncio.gather(*forwards)

@@ -37,8 +37,9 @@ class LocatedYaml:
             raise YamlError(
                 text.count("\n", 0, e.position) + 1, f"holds a character that YAML forbids: {e.reason}"
             ) from e
-        except (ValueError, RecursionError) as e:  # from a scalar such as 2026-13-32, which YAML takes for a date
-            raise YamlError(1, f"holds a value that YAML cannot read: {e}") from e
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+            # PyYAML's constructors check nothing: 2026-13-32 is a date to them, `!!bool maybe` a KeyError, `!!int ""` an IndexError
+            raise YamlError(1, f"holds a value that YAML cannot read: {type(e).__name__}: {e}") from e
         finally:
             loader.dispose()
 

@@ -6,11 +6,12 @@ import pytest
 
 from service.dead_letters import DeadLetters
 from service.domain.command import EnsureCommand, Origin, Trigger
+from service.domain.dead_letter import DeadLetterLimit
 from service.domain.log_group import LogGroup
 from service.domain.outcome import FailureClass
 from service.ingest import Ingest
 from service.ports import IncomingRecord
-from tests.support.fakes import Deliveries, RecordingObserver, unlimited
+from tests.support.fakes import Deliveries, RecordingObserver
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import virtual_time
 
@@ -30,7 +31,7 @@ def cloudtrail(name: str | None, event: str = "CreateLogGroup") -> dict[str, Any
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, *, max_dead_letters: int = 10_000) -> None:
         self.publisher = FakePublisher()
         self.observer = RecordingObserver()
         self.deliveries = Deliveries()
@@ -39,7 +40,7 @@ class Bench:
             dead_letters=DeadLetters(
                 publisher=self.publisher,
                 observer=self.observer,
-                limit=unlimited(),
+                limit=DeadLetterLimit(max_consecutive=max_dead_letters, max_share=1, window=10_000),
                 topic="dead-letters",
                 work_topic="work",
             ),
@@ -173,6 +174,23 @@ async def test_a_record_that_waits_for_the_broker_holds_up_no_other():
     await settle()
     assert not bench.deliveries.open
     assert not bench.ingest._tasks  # nor is anything remembered that has ended
+
+
+@virtual_time
+async def test_past_the_limit_of_dead_letters_a_record_stays_and_what_it_started_ends():
+    bench = Bench(max_dead_letters=0)
+    bench.publisher.stall("work")
+    bench.handle({"Records": [cloudtrail("/app/a"), cloudtrail("a b")]})
+    await asyncio.sleep(60)
+    await bench.ingest.drain(20)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    bench.publisher.resume()
+    bench.handle({"Records": [cloudtrail("/app/a"), cloudtrail("a b")]})
+    bench.handle(CREATED)
+    await settle()
+    assert bench.deliveries.open == {0, 1}
+    assert "dead-letters" not in bench.topics
+    assert len(bench.observer.stops) == 1
 
 
 # -- draining

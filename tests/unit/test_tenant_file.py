@@ -128,7 +128,7 @@ def test_anchors_and_merge_keys_are_understood(path: Path) -> None:
         ("version: 1\ntenants: [\n", "3: while parsing a flow node did not find expected node content"),
         ("version: 1\ntenants: !Ref x", "2: could not determine a constructor for the tag '!Ref'"),
         ("version: 1\n---\nversion: 1", "2: expected a single document in the stream but found another document"),
-        ("version: 2026-02-31", "1: holds a value that YAML cannot read: day is out of range for month"),
+        ("version: 2026-02-31", "1: holds a value that YAML cannot read: ValueError: day is out of range for month"),
         (ACME.replace("version: 1", "version: 2"), "1: version: has to be 1"),
         (ACME.replace("version: 1\n", ""), "1: version: is missing"),
         ("version: 1\ntenants: []", "2: tenants: is empty"),
@@ -409,3 +409,13 @@ async def test_watching_notices_changes_one_after_the_other(directory: FileDirec
         await asyncio.wait([watching])
     assert watching.cancelled()
     assert directory.last_error is None
+
+
+@pytest.mark.parametrize(
+    "text", ["version: !!bool maybe", 'version: !!int ""', "version: 2026-13-32", "? [a]\n: 1", "version: !!set 1"]
+)
+def test_a_value_that_yaml_itself_chokes_on_is_a_problem_of_the_file(tmp_path, text):
+    path = tmp_path / "tenants.yaml"
+    path.write_text(text)
+    with pytest.raises(TenantFileError, match=r"tenants\.yaml:1"):
+        load_tenant_file(path)

@@ -47,6 +47,9 @@ async def demo(
 ) -> bool:
     """Run the demo; True if everything ended as it must. Everything that it starts has ended when it returns or is cancelled."""
     findings = Findings()
+    if (this := asyncio.current_task()) is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave the service running
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     async with AsyncExitStack() as stack:
         console.print(f"Starting a local Kafka ([b]{broker_kind}[/b]) and a local AWS ...")
         start = start_apache if broker_kind == "apache" else start_librdkafka
