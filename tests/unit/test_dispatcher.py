@@ -221,6 +221,28 @@ async def test_calls_that_waited_for_the_registry_do_not_come_all_at_once():
     assert busiest_second(calls) <= RATE + 1
 
 
+@pytest.mark.xfail(
+    reason="a token that has grown old is lost: a look-up of more than 0.1 s before each call halves the rate"
+)
+@virtual_time
+async def test_a_look_up_before_each_call_costs_none_of_the_quota():
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        await asyncio.sleep(0.15)  # until AWS has told the tags
+        await turn.fresh()
+        turn.spend()
+        calls.append(now())
+        await asyncio.sleep(0.1)
+        return None
+
+    async with Bench(work).running() as bench:
+        for number in range(600):
+            bench.submit(str(number))
+        await asyncio.sleep(100)
+    assert len(calls) >= 0.97 * RATE * 100  # it is half
+
+
 @virtual_time
 async def test_writing_the_outcomes_of_commands_that_need_no_call_costs_none_of_the_quota():
     calls: list[float] = []
