@@ -112,7 +112,7 @@ class Lane:
             return None
         if self._pauses and self._pauses[0].due <= now:
             work = heapq.heappop(self._pauses).work
-        elif self._waiting and len(self._running) < self._max_running:
+        elif self._waiting and len(self._running) < self._room:
             work = self._dequeue()
             self._running[work.log_group.name] = work
         else:
@@ -125,7 +125,7 @@ class Lane:
         starts: list[float] = []
         if self._pauses:
             starts.append(self._pauses[0].due)
-        if self._waiting and len(self._running) < self._max_running:
+        if self._waiting and len(self._running) < self._room:
             starts.append(0.0)
         return max(self._ready_to_call_at(), min(starts)) if starts else None
 
@@ -227,6 +227,11 @@ class Lane:
         )
 
     # -- inside
+
+    @property
+    def _room(self) -> int:
+        """How many may run: one, until a hold is over, so that a fault that persists takes one slot and not a lane's worth of them."""
+        return 1 if self._hold_s else self._max_running
 
     def _ready_to_call_at(self) -> float:
         return max(self.pacer.due, self._held_until)

@@ -32,12 +32,14 @@ class OffsetLedger:
     `committed` is what a former owner left; where it is not known yet, `adopt` it later.
     """
 
-    __slots__ = ("_adopted", "_finished", "_in_order", "_next", "_open", "is_open")
+    __slots__ = ("_adopted", "_adopted_at", "_finished", "_first", "_in_order", "_next", "_open", "is_open")
 
     def __init__(self, committed: Progress | None = None) -> None:
         self._in_order: deque[int] = deque()  # seen, from the position on
         self._finished: set[int] = set()  # of those
         self._adopted: deque[int] = deque()  # finished by a former owner and not seen yet, ascending
+        self._adopted_at = 0
+        self._first: int | None = None
         self._next: int | None = None
         self._open = 0
         self.is_open = True
@@ -54,7 +56,13 @@ class OffsetLedger:
         return len(self._in_order)
 
     def adopt(self, committed: Progress) -> None:
-        """Take over what a former owner finished, as far as it has not been seen yet."""
+        """Take over what a former owner finished, as far as it has not been seen yet.
+
+        Nothing, where reading began below the position: the topic was truncated or the group reset, and its offsets mean other records.
+        """
+        if self._first is not None and self._first < committed.position:
+            return
+        self._adopted_at = committed.position
         unseen = (offset for offset in read_finished(committed) if self._next is None or offset >= self._next)
         self._adopted = deque(sorted(unseen))
 
@@ -62,6 +70,10 @@ class OffsetLedger:
         """Register an offset as it is read. Offsets ascend within an assignment; raises ValueError if they do not."""
         if self._next is not None and offset < self._next:
             raise ValueError(f"offset {offset} after {self._next - 1}")
+        if self._first is None:
+            self._first = offset
+            if offset < self._adopted_at:
+                self._adopted.clear()
         while self._adopted and self._adopted[0] < offset:
             self._adopted.popleft()  # it is no longer on the topic
         is_new = not self._adopted or self._adopted[0] != offset

@@ -377,3 +377,18 @@ def test_what_waits_is_counted_by_urgency_and_by_age():
     assert bench.lane.oldest_since() == START
     assert bench.names(3) == "e1 e2 s"
     assert bench.lane.oldest_since() is None
+
+
+def test_after_a_hold_one_command_tries_before_the_others_follow():
+    bench = Bench()
+    for name in "abc":
+        bench.add(name)
+    first = bench.start()
+    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.put_back(first, bench.now)
+    trying = bench.start()
+    assert bench.now == pytest.approx(START + 5.0)
+    assert bench.lane.ready_at() is None, "a fault that persists takes one slot"
+    bench.lane.release()
+    bench.lane.finish(trying, bench.now)
+    assert {bench.start().log_group.name, bench.start().log_group.name} | {trying.log_group.name} == set("abc")

@@ -155,3 +155,13 @@ def test_the_window_is_what_is_remembered():
     assert (ledger.window, len(ledger)) == (99, 1)
     first.finish()
     assert ledger.window == 0
+
+
+def test_where_reading_begins_below_the_position_other_records_have_these_offsets_now():
+    ledger = OffsetLedger(Progress(10, write_finished(10, [12])))
+    assert [ledger.see(offset).is_new for offset in range(8, 14)] == [True] * 6
+
+    late = OffsetLedger()
+    late.see(8)
+    late.adopt(Progress(10, write_finished(10, [12])))
+    assert late.see(12).is_new

@@ -40,7 +40,7 @@ REQUEST_IDS = tuple(new_request_id(NOW_MS, bytes([n] * 10)) for n in range(2))
 class RecordingTurn(Turn):
     """A turn whose next token is always there when the wait is over."""
 
-    __slots__ = ("gives_up", "spent", "throttles", "waits")
+    __slots__ = ("gives_up", "is_fresh", "spent", "throttles", "waits")
 
     def __init__(self) -> None:
         self.has_token = True
@@ -48,16 +48,18 @@ class RecordingTurn(Turn):
         self.throttles = 0
         self.spent = 0
         self.gives_up = False
+        self.is_fresh = False
 
     def give_back(self) -> None:
         self.has_token = False
 
     async def fresh(self) -> None:
-        pass
+        self.is_fresh = True
 
     def spend(self) -> None:
         assert self.has_token, "a call without a token"
-        self.has_token = False
+        assert self.is_fresh, "a call with a token that may be old"
+        self.has_token = self.is_fresh = False
         self.spent += 1
 
     async def again(self, delay_s: float) -> None:
