@@ -73,7 +73,9 @@ def demo(
     keep: Annotated[  # noqa: FBT002  typer makes a flag of it
         bool, typer.Option("--keep", help="Leave everything running afterwards, and print addresses and curl lines.")
     ] = False,
-    groups: Annotated[int, typer.Option(min=3, max=2000, help="Log groups for each account and Region.")] = 60,
+    groups: Annotated[
+        int, typer.Option(min=3, max=2000, help="Log groups for each account and Region, of which there are four.")
+    ] = 50,
 ) -> None:
     """Run the real service against a local Kafka and a local AWS, and prove what it did."""
     try:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -50,9 +51,14 @@ def problems(scene: Scene, findings: Findings) -> Iterator[str]:
 
 
 def show(console: Console, scene: Scene, findings: Findings) -> None:
-    sealed = Table(title="Sealed: read back through DescribeLogGroups", title_justify="left", header_style="bold")
-    for column in ("log group", "account", "Region", "tenant", "key", "sealed in"):
-        sealed.add_column(column, justify="right" if column == "sealed in" else "left", no_wrap=True)
+    sealed = Table(
+        title="Sealed, and after how many ms: read back through DescribeLogGroups",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in ("log group", "account and Region", "tenant", "key", "ms"):
+        sealed.add_column(column, justify="right" if column == "ms" else "left", no_wrap=True)
     shown: Counter[tuple[str | None, str, str]] = Counter()
     for group, expected in sorted(
         scene.groups.items(), key=lambda item: (item[0].account, item[0].region, item[1].tenant or "")
@@ -64,7 +70,11 @@ def show(console: Console, scene: Scene, findings: Findings) -> None:
         mark = "[green]✓[/green]" if findings.keys.get(group) == expected.key else "[red]✗[/red]"
         key = (findings.keys.get(group) or "none").rsplit("/", 1)[-1]
         sealed.add_row(
-            group.name, group.account, group.region, expected.tenant, f"{mark} {key[:8]}…", _sealed_in(group, findings)
+            group.name,
+            f"{group.account} {group.region}",
+            expected.tenant,
+            f"{mark} {key[:6]}…",
+            _sealed_in(group, findings),
         )
     console.print(sealed)
     right = [g for g, e in scene.groups.items() if e.state == "sealed" and findings.keys.get(g) == e.key]
@@ -72,7 +82,7 @@ def show(console: Console, scene: Scene, findings: Findings) -> None:
         f"[b]{len(right)}[/b] of {sum(e.state == 'sealed' for e in scene.groups.values())} log groups are under their own tenant's key."
     )
 
-    refused = Table(title="Left alone, and why", title_justify="left", header_style="bold")
+    refused = Table(title="Left alone, and why", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("log group", "outcome", "why, and what to do"):
         refused.add_column(column)
     for group, expected in scene.groups.items():
@@ -100,4 +110,4 @@ def _add_refusal(table: Table, group: Group, outcome: Mapping[str, Any]) -> None
 
 def _sealed_in(group: Group, findings: Findings) -> str:
     outcome = findings.outcomes.get(group)
-    return "?" if outcome is None else f"{outcome['at_ms'] - findings.published_ms[group]:,} ms"
+    return "?" if outcome is None else f"{outcome['at_ms'] - findings.published_ms[group]:,}"

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from service.sandbox.aws.faults import Faults
 from service.sandbox.aws.sandbox import AwsSandbox
@@ -31,7 +31,6 @@ from service.sandbox.process import ServiceProcess, free_port
 from service.settings import Settings
 from service.stream.topics import topic_specs
 
-GROUPS_PER_LANE: Final = 60  # twelve seconds at 5 calls a second; four lanes work at once
 _DONE_S: Final = 120.0  # four times what it takes; a demo that hangs must say so
 _FAULTS: Final = Faults(
     operation="AssociateKmsKey",
@@ -131,9 +130,8 @@ async def _watch(settings: Settings, scene: Scene, findings: Findings, console: 
     """Read outcomes and dead letters until every group has its last word, showing how many have."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TextColumn("{task.fields[states]}"),
     )
     async with _consumer(settings) as consumer:
