@@ -112,7 +112,7 @@ class App:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        directory = FileDirectory(settings.tenants_file)
+        directory = FileDirectory(settings.tenants_file) if Role.WORKER in settings.roles else None
         topics = [spec.name for spec in topic_specs(settings)]
         await until_connected("topics", lambda: require_topics(self._arguments, topics))
         async with AsyncExitStack() as stack:
@@ -120,7 +120,7 @@ class App:
             background: list[Coroutine[Any, Any, None]] = []
             if Role.INGEST in settings.roles:
                 background += self._ingest()
-            if Role.WORKER in settings.roles:
+            if directory is not None:
                 log_groups = await stack.enter_async_context(self._open_log_groups())
                 background += [directory.watch(), *self._work(directory, log_groups)]
             if Role.HTTP in settings.roles:

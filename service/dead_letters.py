@@ -1,11 +1,14 @@
 """Sends to the dead-letter topic what can never be worked: bytes unchanged, the explanation in headers."""
 
 import contextlib
+from typing import Final
 
 from service.domain.command import EnsureCommand
 from service.domain.dead_letter import PREFIX, VALUE_OMITTED, DeadLetterLimit, dead_letter_headers
 from service.domain.outcome import FailureClass
 from service.ports import GivenUpError, IncomingRecord, Observer, OutgoingRecord, Publisher, RecordTooLargeError
+
+_BAD_RELEASE: Final = frozenset({FailureClass.INVALID_REQUEST, FailureClass.UNRECOGNISED})
 
 
 class DeadLetters:
@@ -50,9 +53,11 @@ class DeadLetters:
     async def send_command(self, command: EnsureCommand, failure: FailureClass, reason: str) -> None:
         """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it.
 
-        Raises GivenUpError past the limit.
+        Raises GivenUpError past the limit, to which only those classes count that a bad release would show: a tenant that is not set up
+        yet is no reason to stop.
         """
-        self._count()
+        if failure in _BAD_RELEASE:
+            self._count()
         explanation = dead_letter_headers(failure, reason, original_topic=self._work_topic, source=command.origin)
         await self._publisher.publish(
             OutgoingRecord(self._topic, command.partition_key, command.to_bytes(), explanation)

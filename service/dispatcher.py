@@ -48,9 +48,9 @@ class Turn:
             if not self._is_stale:
                 self._dispatcher.give_back(self._work)
 
-    async def fresh(self) -> None:
-        """Exchange a token that has grown old while the command was resolved: tokens saved up would all be spent at once."""
-        if self._is_stale:
+    async def ready(self) -> None:
+        """Return with a token to spend now. One that has grown old is exchanged: tokens saved up would all be spent at once."""
+        if self._is_stale or not self.has_token:
             await self.again(0)
 
     @property

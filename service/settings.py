@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     max_hold_s: float = Field(60.0, gt=0, description="The longest such wait (seconds): recovery is noticed within it.")
 
     dead_letter_max_consecutive: int = Field(
-        1000,
+        10_000,
         ge=1,
         description="Dead letters in a row after which none is written any more: that is a bad release, not bad records.",
     )

@@ -5,7 +5,7 @@ Everything here is over the ports. A command is done when its outcome is acknowl
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from service.dead_letters import DeadLetters
 from service.dispatcher import Held, Turn
 from service.domain.command import EnsureCommand
-from service.domain.log_group import KeyArn
+from service.domain.log_group import KeyArn, LogGroup
 from service.domain.outcome import CallFailedError, Defer, End, FailureClass, Outcome, State, next_step
 from service.domain.request import RequestOutcome
 from service.domain.tenancy import Decision, Excluded, Owned, Undecided
@@ -115,11 +115,22 @@ class Worker:
                 assert_never(decision)
 
     async def _decide(self, command: EnsureCommand, turn: Turn) -> Decision:
-        """Whose group is it? Its tags are looked up where the trigger did not show them and they matter."""
+        """Whose group is it? Where its tags matter they are looked up: those that a trigger shows are its sender's word, and old."""
         tags = command.tags
-        if tags is None and await self._directory.depends_on_tags(command.log_group):
-            tags = await self._retrying(turn)(self._log_groups.tags_of, command.log_group)
+        if await self._directory.depends_on_tags(command.log_group):
+            tags = await self._retrying(turn)(self._tags_of, command.log_group, turn)
         return await self._directory.decide(command.log_group, tags)
+
+    async def _tags_of(self, log_group: LogGroup, turn: Turn) -> Mapping[str, str]:
+        """One look-up, which takes a token as a call does: its quota is 5 a second too."""
+        await turn.ready()
+        turn.spend()
+        try:
+            return await self._log_groups.tags_of(log_group)
+        except CallFailedError as e:
+            if e.failure is FailureClass.THROTTLED:
+                turn.throttled()
+            raise
 
     async def _associate(self, owned: Outcome, key: KeyArn, turn: Turn) -> Outcome:
         attempts = 0
@@ -127,7 +138,7 @@ class Worker:
         async def call() -> None:
             nonlocal attempts
             attempts += 1
-            await turn.fresh()
+            await turn.ready()
             turn.spend()
             started = self._clock.now()
             lane = owned.log_group.lane

@@ -88,12 +88,12 @@ class FailureClass(Enum):
     )  # fmt: skip
     NOT_AUTHORIZED = (
         "not-authorized", Fault.PLATFORM, False, Recourse.DEFER,
-        "Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam.",
+        "Logwarden's role in the account lacks a right that the message names. Compare its policy with the README's.",
     )  # fmt: skip
     # -- the key
     KEY_NOT_USABLE = (
         "key-not-usable", Fault.TENANT, False, Recourse.DEFER,
-        "The key's policy does not let logs.REGION use it for this log group, or the key is gone. Add the statement of k8s/iam.",
+        "The key's policy does not let logs.REGION use it for this log group, or the key is gone. Add the README's statement to it.",
     )  # fmt: skip
     KEY_NOT_FOUND = (
         "key-not-found", Fault.TENANT, False, Recourse.DEFER,

@@ -168,6 +168,7 @@ class Consumer:
                 )
             except KafkaError as e:  # not final: the next poll goes on where this one failed
                 _log.warning("poll_failed", consumer=self.name, error=str(e) or type(e).__name__)
+                self.last_poll = self._clock.now()  # a refusal is an answer: no restart of ours would help
                 await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
                 continue
             self.last_poll = self._clock.now()

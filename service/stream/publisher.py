@@ -30,7 +30,7 @@ class KafkaPublisher:
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
         self._producer: AIOKafkaProducer | None = None
-        self.failing_since: float | None = None  # event-loop time; for status
+        self._failing_since: dict[str, float] = {}  # by topic; event-loop time
 
     async def __aenter__(self) -> Self:
         async def connect() -> AIOKafkaProducer:
@@ -57,6 +57,11 @@ class KafkaPublisher:
         if self._producer is not None:
             await close_quietly("producer", self._producer.stop)
 
+    @property
+    def failing_since(self) -> float | None:
+        """Since when some topic cannot be written (event-loop time, seconds); None while all can."""
+        return min(self._failing_since.values(), default=None)
+
     async def publish(self, record: OutgoingRecord) -> None:
         """See the port. A failed write is repeated every second, and logged, until it is acknowledged."""
         if self._producer is None:
@@ -74,12 +79,11 @@ class KafkaPublisher:
             except ProducerClosed as e:
                 raise asyncio.CancelledError from e  # we are stopping: as if cancelled, the record may or may not be written
             except KafkaError as e:
-                if self.failing_since is None:
-                    self.failing_since = asyncio.get_running_loop().time()
+                if record.topic not in self._failing_since:
+                    self._failing_since[record.topic] = asyncio.get_running_loop().time()
                     _log.warning("publish_failing", topic=record.topic, error=str(e) or type(e).__name__)
             else:
-                if self.failing_since is not None:
-                    self.failing_since = None
+                if self._failing_since.pop(record.topic, None) is not None:
                     _log.info("publish_resumed", topic=record.topic)
                 return
             await asyncio.sleep(_RETRY_WAIT_S)

@@ -12,6 +12,9 @@ from service.stream.connection import NotReadyError, close_quietly
 from service.stream.publisher import MAX_RECORD_BYTES
 
 _DAY_MS = 86_400_000
+_CLEANUP = (
+    "cleanup.policy"  # delete, always: compaction, a cluster's default here and there, would keep one command a lane
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class TopicSpec:
 
     name: str
     partitions: int
-    config: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=lambda: {_CLEANUP: "delete"})
 
 
 def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
@@ -29,19 +32,24 @@ def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
     requests_ms = settings.topic_request_retention_s * 1000
     return [
         *(TopicSpec(name, few) for name in settings.source_topics),
-        TopicSpec(settings.work_topic, settings.work_partitions, {"retention.ms": str(14 * _DAY_MS)}),
-        *(TopicSpec(name, few, {"retention.ms": str(14 * _DAY_MS)}) for name in settings.retry_topics),
-        TopicSpec(settings.outcomes_topic, few, {"retention.ms": str(30 * _DAY_MS)}),
+        TopicSpec(
+            settings.work_topic, settings.work_partitions, {_CLEANUP: "delete", "retention.ms": str(14 * _DAY_MS)}
+        ),
+        *(
+            TopicSpec(name, few, {_CLEANUP: "delete", "retention.ms": str(14 * _DAY_MS)})
+            for name in settings.retry_topics
+        ),
+        TopicSpec(settings.outcomes_topic, few, {_CLEANUP: "delete", "retention.ms": str(30 * _DAY_MS)}),
         TopicSpec(
             settings.dead_letter_topic,
             few,
-            {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(MAX_RECORD_BYTES)},
+            {_CLEANUP: "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(MAX_RECORD_BYTES)},
         ),
         # every replica reads all of it at start; small segments let the broker drop what is out of date
         TopicSpec(
             settings.requests_topic,
             1,
-            {"retention.ms": str(requests_ms), "segment.ms": str(max(requests_ms // 8, 60_000))},
+            {_CLEANUP: "delete", "retention.ms": str(requests_ms), "segment.ms": str(max(requests_ms // 8, 60_000))},
         ),
     ]
 
@@ -58,7 +66,9 @@ async def create_topics(arguments: dict[str, Any], specs: Sequence[TopicSpec], *
     admin = AIOKafkaAdminClient(**arguments)
     try:
         await admin.start()
-        new = [NewTopic(s.name, s.partitions, replication, topic_configs=dict(s.config)) for s in specs]
+        # aiokafka takes the broker's own default (-1) only together with an assignment, which may be empty
+        assignment: dict[int, list[int]] | None = {} if replication == -1 else None
+        new = [NewTopic(s.name, s.partitions, replication, assignment, topic_configs=dict(s.config)) for s in specs]
         response = await admin.create_topics(new)
     finally:
         await close_quietly("admin", admin.close)

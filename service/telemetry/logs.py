@@ -5,6 +5,7 @@ import sys
 from typing import Literal
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure_logs(*, level: str, form: Literal["json", "console"]) -> None:
@@ -16,7 +17,10 @@ def configure_logs(*, level: str, form: Literal["json", "console"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.types.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
         if form == "json"
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
@@ -35,4 +39,6 @@ def configure_logs(*, level: str, form: Literal["json", "console"]) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     # aiokafka repeats every connection error several times a second; ours say it once, with what is being done about it
+    for library in ("aiobotocore", "aiohttp", "botocore"):
+        logging.getLogger(library).setLevel(logging.INFO)  # their debug lines hold session tokens and signatures
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)

@@ -14,11 +14,12 @@ from tests.benchmarks.engine import engine, engine_slow
 from tests.benchmarks.ingest_filter import ingest_filter
 from tests.benchmarks.memory import memory_lanes, memory_waiting
 from tests.benchmarks.neighbour import neighbour
-from tests.benchmarks.quota import quota, quota_churn
+from tests.benchmarks.quota import quota, quota_churn, quota_cold
 from tests.benchmarks.result import Benchmark, Result
 
 BENCHMARKS: dict[str, Benchmark] = {
     "quota": quota,
+    "quota-cold": quota_cold,
     "quota-churn": quota_churn,
     "neighbour": neighbour,
     "engine": engine,

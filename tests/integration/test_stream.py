@@ -10,10 +10,11 @@ from service.clock import LoopClock
 from service.domain.offsets import Delivery
 from service.ports import IncomingRecord, OutgoingRecord
 from service.sandbox.kafka.apache import start_apache
+from service.settings import Settings
 from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.follower import Follower
 from service.stream.publisher import KafkaPublisher
-from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics
+from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics, topic_specs
 
 LIMITS = ConsumerLimits(
     max_pending=1000, commit_interval_s=0.1, commit_timeout_s=2, rebalance_drain_s=5, fetch_max_wait_ms=50
@@ -205,6 +206,26 @@ async def test_topics_are_created_with_their_settings_once(apache_kafka, unique_
     assert await create_topics(arguments, [spec], replication=1) == {spec.name: "exists"}
     async with KafkaPublisher(arguments) as publisher:
         await publisher.publish(OutgoingRecord(spec.name, b"k", bytes(1_500_000)))
+
+
+@pytest.mark.apache_kafka
+async def test_the_default_settings_create_every_topic_with_the_brokers_own_replication(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    name = unique_name("default")
+    settings = Settings(
+        source_topics=[f"{name}.events"],
+        work_topic=f"{name}.work",
+        retry_topic=f"{name}.retry",
+        outcomes_topic=f"{name}.outcomes",
+        dead_letter_topic=f"{name}.dead-letters",
+        requests_topic=f"{name}.requests",
+        work_partitions=2,
+        topic_partitions=1,
+    )
+    specs = topic_specs(settings)
+    results = await create_topics(arguments, specs, replication=settings.topic_replication)
+    assert results == {spec.name: "created" for spec in specs}
+    assert {spec.config["cleanup.policy"] for spec in specs} == {"delete"}
 
 
 @pytest.mark.apache_kafka

@@ -206,7 +206,7 @@ async def test_calls_that_waited_for_the_registry_do_not_come_all_at_once():
 
     async def work(command: EnsureCommand, turn: Turn) -> Held | None:
         await registry_is_back.wait()
-        await turn.fresh()
+        await turn.ready()
         turn.spend()
         calls.append(now())
         await asyncio.sleep(0.1)
@@ -230,7 +230,7 @@ async def test_a_look_up_before_each_call_costs_none_of_the_quota():
 
     async def work(command: EnsureCommand, turn: Turn) -> Held | None:
         await asyncio.sleep(0.15)  # until AWS has told the tags
-        await turn.fresh()
+        await turn.ready()
         turn.spend()
         calls.append(now())
         await asyncio.sleep(0.1)

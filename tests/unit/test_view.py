@@ -168,7 +168,7 @@ async def test_a_registry_that_is_refused_shows_the_version_in_force_and_why(tmp
 async def test_writes_that_fail_show_since_when():
     replica = Replica()
     assert replica.view.status().publish_failing_s is None
-    replica.publisher.failing_since = replica.clock.now()
+    replica.publisher._failing_since["outcomes"] = replica.clock.now()
     await asyncio.sleep(7)
     assert replica.view.status().publish_failing_s == 7
     assert "logwarden_publish_failing_seconds 7.0" in replica.metrics()

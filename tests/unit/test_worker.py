@@ -53,8 +53,8 @@ class RecordingTurn(Turn):
     def give_back(self) -> None:
         self.has_token = False
 
-    async def fresh(self) -> None:
-        self.is_fresh = True
+    async def ready(self) -> None:
+        self.has_token = self.is_fresh = True
 
     def spend(self) -> None:
         assert self.has_token, "a call without a token"
@@ -220,21 +220,22 @@ async def test_the_tenant_is_decided_with_the_tags_of_the_trigger_each_time_anew
     assert [call.key for call in bench.log_groups.calls] == [decision.key for decision in tenants]
 
 
+@pytest.mark.parametrize("shown", [None, {}, {"team": "whatever a sender claims"}])
 @virtual_time
-async def test_tags_are_looked_up_where_they_matter_and_the_trigger_did_not_show_them():
+async def test_where_tags_matter_they_are_looked_up_whatever_the_trigger_shows(shown: dict[str, str] | None):
     bench = Bench()
     bench.directory.by_tags = True
     bench.log_groups.tags[group()] = {"team": "b"}
-    await bench.work(ensure())
+    await bench.work(ensure(tags=shown))
     assert bench.directory.asked == [(group(), {"team": "b"})]
     assert bench.outcome["attempts"] == 1
+    assert bench.turn.spent == 2, "a look-up takes a token too"
 
 
-@pytest.mark.parametrize(("by_tags", "shown"), [(True, {"team": "a"}), (True, {}), (False, None), (False, {})])
+@pytest.mark.parametrize("shown", [None, {}, {"team": "a"}])
 @virtual_time
-async def test_tags_are_not_looked_up_otherwise(by_tags: bool, shown: dict[str, str] | None):
+async def test_where_they_do_not_matter_they_are_not(shown: dict[str, str] | None):
     bench = Bench()
-    bench.directory.by_tags = by_tags
     await bench.work(ensure(tags=shown))
     assert bench.log_groups.lookups == []
     assert bench.directory.asked == [(group(), shown)]
