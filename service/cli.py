@@ -82,11 +82,13 @@ def demo(
         from service.sandbox.demo.run import demo as run_demo  # noqa: PLC0415  the sandbox is an extra
         from service.sandbox.errors import SandboxError  # noqa: PLC0415
     except ModuleNotFoundError as e:
-        raise UsageError(f"The demo needs the sandbox ({e.name} is missing): pip install 'logwarden\\[sandbox]'") from e
+        raise UsageError(f"The demo needs the sandbox ({e.name} is missing): pip install 'logwarden[sandbox]'") from e
     try:
         is_right = asyncio.run(run_demo(console=_out, broker_kind=kafka, is_kept=keep, groups_per_lane=groups))
     except SandboxError as e:
         raise UsageError(str(e)) from e
+    except asyncio.CancelledError:  # by SIGTERM or SIGHUP, after everything has been stopped
+        sys.exit(1)
     sys.exit(0 if is_right else 1)
 
 
