@@ -75,6 +75,8 @@ class Consumer:
         self._ledgers: dict[TopicPartition, OffsetLedger] = {}
         self._committed: dict[TopicPartition, Progress] = {}
         self._commit_lock = asyncio.Lock()
+        self._is_adopted = asyncio.Event()  # what former owners finished is known
+        self._is_adopted.set()
         self._failure: asyncio.Future[None] | None = None
         self.last_poll: float | None = None
         self.is_joined = False
@@ -172,8 +174,12 @@ class Consumer:
                 await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
                 continue
             self.last_poll = self._clock.now()
+            ledgers = self._ledgers
+            await self._is_adopted.wait()
+            if ledgers is not self._ledgers:
+                continue  # taken away meanwhile, uncommitted: whoever owns the partitions now reads these records again
             for tp, records in batches.items():
-                ledger = self._ledgers[tp]  # a record without one would be lost: better to end here than to go on
+                ledger = ledgers[tp]  # a record without one would be lost: better to end here than to go on
                 for record in records:
                     if (delivery := ledger.see(record.offset)).is_new:
                         self._handler.handle(_incoming(record), delivery)
@@ -247,21 +253,22 @@ class Consumer:
         await self._commit()
         for ledger in self._ledgers.values():
             ledger.close()
-        self._ledgers.clear()
-        self._committed.clear()
+        self._ledgers = {}
+        self._committed = {}
 
     async def _assign(self, partitions: set[TopicPartition]) -> None:
         """Everything that a record needs is in place before the first await: from then on getmany may return some."""
         self._ledgers = {tp: OffsetLedger() for tp in partitions}
         self._committed = {}
+        self._is_adopted.clear()
         self.is_joined = True
         _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
         self._handler.restart()
-        if not partitions:
-            return
-        for tp, committed in (await self._fetch_committed(partitions)).items():
-            self._ledgers[tp].adopt(committed)
-            self._committed.setdefault(tp, committed)
+        committed = await self._fetch_committed(partitions) if partitions else {}
+        for tp, progress in committed.items():
+            self._ledgers[tp].adopt(progress)
+            self._committed.setdefault(tp, progress)
+        self._is_adopted.set()
 
     def fail(self, error: BaseException) -> None:
         """End `run` with an error that happened where aiokafka would swallow it."""
