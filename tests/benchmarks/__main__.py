@@ -44,6 +44,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    # As in the image, where every module is compiled: or each replica would compile its own on the cores that are measured.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     results: list[Result] = []
     report: list[dict] = []
     failed = []

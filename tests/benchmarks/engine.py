@@ -38,7 +38,7 @@ async def engine(is_quick: bool) -> list[Result]:
     acknowledged the last outcome. Both call the same endpoint, in a process of its own. They take turns, loop first and last, and
     the value is the median of the replica's rounds, each over the mean of the loops before and after it.
     """
-    rounds, events, calls = (1, 2_000, 1_500) if is_quick else (4, 5_000, 4_000)
+    rounds, events, calls = (1, 2_000, 1_500) if is_quick else (3, 10_000, 5_000)
     async with (
         QuickAws.start() as aws,
         deployed(aws, _organisation(), **_UNPACED, max_in_flight=IN_FLIGHT) as deployment,

@@ -79,8 +79,9 @@ async def publish(
             {
                 "bootstrap.servers": deployment.broker.bootstrap_servers,
                 "acks": "all",
+                "partitioner": "murmur2_random",  # as aiokafka's and Java's
+                "sticky.partitioning.linger.ms": 0,  # or whole batches without keys go to one partition
                 "queue.buffering.max.messages": 1_000_000,
-                "sticky.partitioning.linger.ms": 0 if keys is None else 10,
             }
         )
         keyed = ((value, None) for value in values) if keys is None else zip(values, keys, strict=True)
