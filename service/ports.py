@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.domain.command import EnsureCommand
-from service.domain.log_group import KeyArn, Lane, LogGroup
+from service.domain.key import KeyFinding
+from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass, Outcome
 from service.domain.tenancy import Decision
@@ -35,6 +36,26 @@ class TenantDirectory(Protocol):
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         """Whether the group's tags may change the decision, so that it is worth looking them up. Raises as `decide` does."""
 
+    async def lists(self, account: AccountId) -> bool:
+        """Whether some rule lists the account: in no other is a role assumed. Raises as `decide` does."""
+
+    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None] | None:
+        """Where log groups may be this tenant's, with its key there; or where they may be anybody's, without keys.
+
+        Empty for a tenant that there is not. None where the registry can only be asked account by account.
+        """
+
+    async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]] | None:
+        """Every tenant's keys, to see that some have changed. None as in `lanes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogGroupPage:
+    """Some log groups of a lane and their keys, None for a group without one; `next_token` leads on, None where there are no more."""
+
+    keys: Mapping[str, KeyArn | None]
+    next_token: str | None
+
 
 class LogGroups(Protocol):
     """CloudWatch Logs, as far as Logwarden uses it. One call is one request: retries are the caller's."""
@@ -54,6 +75,26 @@ class LogGroups(Protocol):
         None is a group without a key; groups that do not exist are left out. The key is what AWS shows, which may lag a second
         behind `associate`.
         """
+
+    async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
+        """The next 50 log groups of a lane at most, in order of name; None begins. One DescribeLogGroups call. Raises CallFailedError.
+
+        A group that is made or deleted between two pages may be seen or not; every other is, once. AWS honours a token for a day.
+        """
+
+
+class Keys(Protocol):
+    """What is known of tenants' keys, for a log group's account: it is that account's caller who needs rights on the key."""
+
+    async def inspect(self, key: KeyRef, log_group: LogGroup) -> KeyFinding:
+        """Look at a key before it is used for a log group, or give what was found a while ago; an alias is resolved.
+
+        Raises nothing for what AWS answers, or fails to: the finding says so. Callers at once share one look, and a cancelled one
+        leaves it to the others.
+        """
+
+    def forget(self, key: KeyRef, log_group: LogGroup) -> None:
+        """AWS refused a key of which `inspect` found nothing wrong: look anew when next asked, unless the look is seconds old."""
 
 
 class GivenUpError(Exception):
@@ -124,6 +165,9 @@ class Observer(Protocol):
 
     def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
         """An outcome is durable; `seconds` is the time since the trigger entered Kafka."""
+
+    def verified(self, *, right: int, wrong: int, unseen: int) -> None:
+        """So many groups were looked at after they were sealed: under their key, not under it, not to be seen."""
 
     def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
         """A record of `topic` went to the dead-letter topic."""

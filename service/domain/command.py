@@ -18,6 +18,7 @@ _WIRE_VERSION: Final = 1
 _MAX_BYTES: Final = (
     512 * 1024
 )  # half of what a broker takes: whatever we write of a command has to fit, headers and all
+MAX_CALLER_LENGTH: Final = 256  # characters: an assumed role's ARN and a tool's name; it goes into a log line
 _INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -29,8 +30,10 @@ class Trigger(StrEnum):
     KEY_ASSOCIATED = "key-associated"
     KEY_DISASSOCIATED = "key-disassociated"
     TAGGED = "tagged"
+    DELETED = "deleted"
     REQUEST = "request"
     SWEEP = "sweep"
+    VERIFY = "verify"
 
 
 class Priority(IntEnum):
@@ -67,7 +70,9 @@ class EnsureCommand:
 
     `accepted_at_ms` is when the trigger entered Kafka (ms since the epoch). `tags` are those the trigger showed, None where it
     showed none. `shown_key` is the key that the trigger proves the group to have, "" for none, None where it proves nothing.
-    `deferrals` counts how often the command went through a retry topic.
+    `caller` is who changed the key, and with what, as an event says it: for people, to tell who flips a contested group.
+    `deferrals` counts how often the command went through a retry topic, `strikes` how often of those for a failure that somebody has
+    to mend: so many are allowed.
     """
 
     log_group: LogGroup
@@ -76,12 +81,14 @@ class EnsureCommand:
     origin: Origin | None = None
     tags: Mapping[str, str] | None = None
     shown_key: str | None = None
+    caller: str | None = None
     request_ids: tuple[str, ...] = ()
     deferrals: int = 0
+    strikes: int = 0
 
     @property
     def priority(self) -> Priority:
-        if self.trigger is Trigger.SWEEP:
+        if self.trigger in {Trigger.SWEEP, Trigger.VERIFY}:
             return Priority.SWEEP
         return Priority.RETRY if self.deferrals else Priority.URGENT
 
@@ -97,17 +104,18 @@ class EnsureCommand:
         """
         first = min(self, later, key=lambda c: c.accepted_at_ms)
         return replace(
-            min(self, later, key=lambda c: (c.priority, c.deferrals)),
+            min(self, later, key=lambda c: (c.priority, c.deferrals, c.strikes)),
             accepted_at_ms=first.accepted_at_ms,
             origin=first.origin,
             tags=self.tags if self.tags == later.tags else None,
             shown_key=self.shown_key if self.shown_key == later.shown_key else None,
+            caller=self.caller if later.caller is None else later.caller,
             request_ids=tuple(dict.fromkeys(self.request_ids + later.request_ids)),
         )
 
-    def deferred(self) -> "EnsureCommand":
+    def deferred(self, *, is_strike: bool) -> "EnsureCommand":
         """The command as it goes to a retry topic: what the event showed is out of date by the time it returns."""
-        return replace(self, deferrals=self.deferrals + 1, shown_key=None, tags=None)
+        return replace(self, deferrals=self.deferrals + 1, strikes=self.strikes + is_strike, shown_key=None, tags=None)
 
     def to_bytes(self) -> bytes:
         """The command as JSON, small: fields at their default are left out."""
@@ -125,10 +133,14 @@ class EnsureCommand:
             body["tags"] = dict(self.tags)
         if self.shown_key is not None:
             body["shown_key"] = self.shown_key
+        if self.caller is not None:
+            body["caller"] = self.caller
         if self.request_ids:
             body["requests"] = list(self.request_ids)
         if self.deferrals:
             body["deferrals"] = self.deferrals
+        if self.strikes:
+            body["strikes"] = self.strikes
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
@@ -154,8 +166,10 @@ class EnsureCommand:
                 origin=_origin(body.get("origin")),
                 tags=_string_map(body, "tags"),
                 shown_key=None if body.get("shown_key") is None else _text(body, "shown_key"),
+                caller=None if body.get("caller") is None else _text(body, "caller")[:MAX_CALLER_LENGTH],
                 request_ids=_texts(body, "requests"),
                 deferrals=_integer({"deferrals": 0} | body, "deferrals", least=0),
+                strikes=_integer({"strikes": 0} | body, "strikes", least=0),
             )
         except InvalidIdentityError as e:
             raise MalformedCommandError(e.field, str(e)) from e

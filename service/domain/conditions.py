@@ -4,39 +4,73 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from typing import Final
 
 from service.domain.log_group import AccountId, LogGroup, Region
+from service.domain.name_language import ALPHABET, ANY, LanguageBuilder, NameLanguage, Part, characters
+from service.domain.name_pattern import NamePattern
 
+# Ends a whole text where texts are told apart by how they start; in no name and no tag.
+END: Final = "\0"
 MAX_LISTED: Final = 5  # values, patterns or rules in one text for people
 _SPECIAL: Final = re.compile(r"[*?\[]")
+# As fnmatch reads a glob: a bracket that never closes is a plain character.
+_PIECE: Final = re.compile(r"\*+|\[!?+\]?+[^\]]*+\]|.", re.DOTALL)
+_LAST_PLAIN: Final = re.compile(r"[^*?\[\]]*\Z")
 
 
 class Globs:
     """Alternative patterns for a whole text: `*` is any run of characters, `/` too; `?` is any one; `[ab]`, `[!ab]` a choice.
 
     Case counts. A plain text or a plain prefix, which is what most patterns are, never becomes a regular expression: that makes
-    ten thousand tenants quick to load. `heads` are the plain texts of which every match starts with one.
+    ten thousand tenants quick to load. In what `translate` makes of the others no `*` gives back what it took. Every match, with END after it, starts with one of the `heads`; read backwards, and then
+    with END, with one of the `tails`.
     """
 
-    __slots__ = ("_others", "_prefixes", "_texts", "heads", "patterns")
+    __slots__ = ("_others", "_prefixes", "heads", "patterns", "plain", "tails")
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.patterns = tuple(patterns)
         heads = {pattern: _SPECIAL.split(pattern, maxsplit=1)[0] for pattern in self.patterns}
-        self.heads = frozenset(heads.values())
-        self._texts = frozenset(pattern for pattern, head in heads.items() if pattern == head)
+        self.plain = frozenset(pattern for pattern, head in heads.items() if pattern == head)
+        self.heads = frozenset(f"{head}{END}" if pattern == head else head for pattern, head in heads.items())
+        self.tails = frozenset(
+            f"{head[::-1]}{END}" if pattern == head else _last_plain(pattern)[::-1] for pattern, head in heads.items()
+        )
         self._prefixes = tuple(head for pattern, head in heads.items() if pattern == f"{head}*")
         others = [translate(pattern) for pattern, head in heads.items() if pattern not in {head, f"{head}*"}]
         self._others = re.compile("|".join(others)) if others else None
 
     def matches(self, text: str) -> bool:
         return (
-            text in self._texts
+            text in self.plain
             or text.startswith(self._prefixes)
             or (self._others is not None and self._others.match(text) is not None)
         )
+
+    def language(self) -> NameLanguage:
+        """The log group names that they match."""
+        build = LanguageBuilder()
+        return build.finish(build.choice([build.sequence(_parts(build, pattern)) for pattern in self.patterns]))
+
+
+def _parts(build: LanguageBuilder, pattern: str) -> Iterator[Part]:
+    for piece in _PIECE.findall(pattern):
+        if piece.startswith("*"):
+            yield build.rest()
+        elif piece == "?":
+            yield build.character(ANY)
+        elif len(piece) > 1:
+            yield build.character(characters(c for c in ALPHABET if fnmatchcase(c, piece)))
+        else:
+            yield build.character(characters(piece))
+
+
+def _last_plain(pattern: str) -> str:
+    """The plain text at the end of a pattern that is not all plain; less than there is where it holds a bracket."""
+    match = _LAST_PLAIN.search(pattern)
+    return match[0] if match else ""
 
 
 class Unmet(Enum):
@@ -55,7 +89,7 @@ class Conditions:
 
     accounts: frozenset[AccountId] = frozenset()
     regions: frozenset[Region] = frozenset()
-    names: Globs | None = None
+    names: Globs | NamePattern | None = None
     tags: Mapping[str, Globs] = field(default_factory=dict)
 
     def unmet(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Unmet | None:
@@ -72,6 +106,11 @@ class Conditions:
             return Unmet.TAGS_UNKNOWN
         has_all = all(key in tags and globs.matches(tags[key]) for key, globs in self.tags.items())
         return None if has_all else Unmet.TAGS
+
+    def signature(self) -> object:
+        """Equal for conditions that are written alike, whatever the order of their values."""
+        names = None if self.names is None else (type(self.names), frozenset(self.names.patterns))
+        return self.accounts, self.regions, names, frozenset((k, frozenset(g.patterns)) for k, g in self.tags.items())
 
     def why_not(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> str:
         """The same in words, empty where every condition holds."""

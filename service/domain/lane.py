@@ -1,13 +1,13 @@
 """One lane: the commands of one account and Region, de-duplicated by log group, in order of urgency, at the pace AWS allows.
 
 After client-go's workqueue: a group is *waiting*, or *running*, or running and *dirty* (it was asked for again meanwhile, and runs
-once more). So no two calls for one group ever run at once. Pure: every method takes the time, in monotonic seconds.
+once more). So no two calls for one group ever run at once. A running command is *under way*, or it waits for a token of one of the
+quotas, or for an answer that it shares with others. Pure: every method takes the time, in monotonic seconds.
 """
 
-import heapq
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from typing import Final
@@ -16,12 +16,33 @@ from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
 from service.domain.log_group import LogGroup
 from service.domain.offsets import Delivery
-from service.domain.pacing import Pacer
+from service.domain.pacing import Pacer, Quota
 from service.domain.status import Hold, LaneStatus
+from service.domain.sweep import Command
+from service.domain.tokens import TokenQueue
 
 # Whoever has waited longest beyond the patience of their class goes first: a sweep that waits five minutes is as urgent as an event
-# of this moment, so nothing starves and no class is served twice as often as it has to be.
-PATIENCE_S: Final = {Priority.URGENT: 0.0, Priority.RETRY: 30.0, Priority.SWEEP: 300.0}
+# of this moment, so nothing starves.
+PATIENCE_S: Final = (
+    0.0,
+    30.0,
+    300.0,
+)  # by Priority; tuples and no dicts, since an enum hashes slowly and this is asked at every call
+# But ten thousand that have lost their patience together must not keep an event waiting for as long as they all take: of a class,
+# one in so many calls is as urgent as that, and at least half of the calls are for the urgent.
+SPACING: Final = {Priority.RETRY: 3, Priority.SWEEP: 6}
+# What a class was served beyond that, while nobody else wanted to call, is held against it for so long at most.
+MAX_DEBT_S: Final = 60.0
+
+# How many may be on their way to a token, or wait for it, before no other command is started, unless a more urgent one: a second's worth
+# of calls, so that one is ready for every token though tags are looked up first. One description is shared by fifty: of two that
+# wait, the first is full and the second is filling up.
+_AHEAD: Final = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
+# Commands of one lane that have started, whatever they wait for: several descriptions' worth. A task takes some kilobytes. The last
+# places are kept for who is urgent: calls that hang may take those of sweeps for minutes.
+_MAX_RUNNING: Final = (256, 192, 192)  # by Priority
+
+_NEVER: Final = float("inf")
 
 # Getters in C: a look at a hundred thousand waiting commands takes 10 ms with them, 30 ms without, and holds everything up meanwhile.
 _PRIORITY: Final = attrgetter("priority")
@@ -30,70 +51,77 @@ _SINCE: Final = attrgetter("since")
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One log group's pending work: the merged command and every record that asks for it. `priority` is the queue it lies in."""
+    """One log group's pending work: the merged command and every record that asks for it.
 
-    command: EnsureCommand
+    `priority` is that of the queue it lies in, or of the most urgent who waits for its end. `rank` is its place among those that wait for
+    tokens, lower is sooner; it is settled at the start.
+    """
+
+    command: Command
     deliveries: list[Delivery]
     since: float
     priority: Priority
+    rank: float = 0.0
 
     @property
     def log_group(self) -> LogGroup:
         return self.command.log_group
 
-    def absorb(self, command: EnsureCommand, deliveries: Iterable[Delivery]) -> None:
-        """Take another command for the same group aboard: they end together."""
-        self.command = self.command.merged(command)
+    def absorb(self, command: Command, deliveries: Iterable[Delivery]) -> None:
+        """Take another command for the same group, or of the same sweep, aboard: they end together."""
+        if isinstance(self.command, EnsureCommand) and isinstance(command, EnsureCommand):
+            self.command = self.command.merged(command)
         self.deliveries.extend(deliveries)
-
-
-@dataclass(slots=True, order=True)
-class _Pause:
-    """A running command that waits to call again, no earlier than `due`."""
-
-    due: float
-    number: int
-    work: Work = field(compare=False)
 
 
 class Lane:
     """The queue of one account and Region. Not thread-safe; one owner at a time in the whole fleet."""
 
     __slots__ = (
+        "_ahead",
         "_dirty",
+        "_earliest",
         "_held_until",
         "_hold_s",
-        "_max_running",
-        "_pauses",
+        "_max_under_way",
+        "_preparing",
         "_queues",
         "_running",
-        "_serial",
+        "_tokens",
+        "_under_way",
         "_waiting",
         "hold_reason",
         "id",
-        "pacer",
     )
 
-    def __init__(self, lane: log_group.Lane, *, pacer: Pacer, max_running: int) -> None:
+    def __init__(
+        self, lane: log_group.Lane, *, rates_per_s: Mapping[Quota, float], max_under_way: int, now: float
+    ) -> None:
+        """`rates_per_s` has the calls a second of every quota; each begins without a token."""
         self.id = lane
-        self.pacer = pacer
         self.hold_reason: str | None = None
-        self._max_running = max_running
+        self._max_under_way = max_under_way
+        self._tokens: dict[Quota, TokenQueue[Work]] = {
+            quota: TokenQueue(Pacer(ceiling_per_s=rates_per_s[quota], now=now)) for quota in Quota
+        }
+        self._under_way = 0
+        self._preparing: set[Work] = set()  # under way, and not waited for anything yet
         self._waiting: dict[str, Work] = {}
-        self._queues: dict[Priority, deque[Work]] = {priority: deque() for priority in Priority}
+        self._ahead = tuple((_AHEAD[quota], tokens) for quota, tokens in self._tokens.items())
+        self._queues: tuple[deque[Work], ...] = tuple(deque() for _ in Priority)
+        self._earliest = [0.0 for _ in Priority]  # the rank of the next of a class, if it has waited for longer
         self._running: dict[str, Work] = {}
         self._dirty: dict[str, Work] = {}
-        self._pauses: list[_Pause] = []
-        self._serial = 0
         self._held_until = 0.0
         self._hold_s = 0.0
 
     # -- what comes in
 
-    def add(self, command: EnsureCommand, delivery: Delivery, now: float) -> None:
+    def add(self, command: Command, delivery: Delivery, now: float) -> None:
         """Queue a command: on its own, joined to the one that waits for the same group, or after the one that runs."""
         name = command.log_group.name
-        if name in self._running:
+        if (running := self._running.get(name)) is not None:
+            self.promote(running, command.priority)
             if (again := self._dirty.get(name)) is None:
                 self._dirty[name] = Work(command, [delivery], now, command.priority)
             else:
@@ -102,59 +130,84 @@ class Lane:
             self._enqueue(Work(command, [delivery], now, command.priority))
         else:
             waiting.absorb(command, [delivery])
-            self._promote(waiting)
+            self._move_up(waiting)
 
     # -- what goes out
 
     def next(self, now: float) -> Work | None:
-        """Take what may call now and spend a token on it: first what is to be tried again, then what waits."""
-        if now < self._ready_to_call_at():
+        """Give a token to a command that waits for one, or else start one that waits; None if neither may be now."""
+        if now < self._held_until or self._under_way >= self._room:
             return None
-        if self._pauses and self._pauses[0].due <= now:
-            work = heapq.heappop(self._pauses).work
-        elif self._waiting and len(self._running) < self._room:
-            work = self._dequeue()
+        granted = (tokens.take(now) for tokens in self._tokens.values())
+        work = next((work for work in granted if work is not None), None)
+        if work is None and (work := self._startable()) is not None:
+            self._dequeue(work)
+            self._settle_rank(work, now)
             self._running[work.log_group.name] = work
-        else:
-            return None
-        self.pacer.take(now)
+            self._preparing.add(work)
+        if work is not None:
+            self._under_way += 1
         return work
 
     def ready_at(self) -> float | None:
-        """The earliest time at which `next` has something, as things stand; None if that needs an `add` or a `finish` first."""
-        starts: list[float] = []
-        if self._pauses:
-            starts.append(self._pauses[0].due)
-        if self._waiting and len(self._running) < self._room:
-            starts.append(0.0)
-        return max(self._ready_to_call_at(), min(starts)) if starts else None
+        """The earliest time at which `next` has something, as things stand; None if something else has to happen first."""
+        if self._under_way >= self._room:
+            return None
+        times = [at for tokens in self._tokens.values() if (at := tokens.ready_at()) is not None]
+        if self._startable() is not None:
+            times.append(0.0)
+        return max(self._held_until, min(times)) if times else None
 
-    def pause(self, work: Work, due: float) -> None:
-        """Let a running command call again from `due` on, when there is a token: `next` returns it then, before new work."""
-        self._serial += 1
-        heapq.heappush(self._pauses, _Pause(due, self._serial, work))
+    def wait(self, work: Work, quota: Quota) -> None:
+        """Let a command that is under way wait for a token; `next` returns it with one."""
+        self.park(work)
+        self._tokens[quota].add(work, rank=work.rank)
 
-    def unpause(self) -> list[Work]:
-        """Forget all pauses, and return the commands that were in them: they are given up."""
-        works = [pause.work for pause in self._pauses]
-        self._pauses.clear()
+    def stop_waiting(self, work: Work) -> None:
+        """Let a command that waits for a token go on without one: it is cancelled."""
+        for tokens in self._tokens.values():
+            tokens.remove(work)
+        self.unpark()
+
+    def promote(self, work: Work, priority: Priority) -> None:
+        """Make a running command as urgent as one that waits for it."""
+        if priority < work.priority:
+            work.priority = priority
+            work.rank = min(work.rank, work.since + PATIENCE_S[priority])
+            for tokens in self._tokens.values():
+                tokens.promote(work, rank=work.rank)
+
+    def give_up_waits(self) -> list[Work]:
+        """Return the commands that wait for tokens, in the order of their coming: they are under way, to be given up."""
+        works = [work for tokens in self._tokens.values() for work in tokens.clear()]
+        self._under_way += len(works)
         return works
+
+    def park(self, work: Work) -> None:
+        """Let a command that is under way wait for something that is no token."""
+        self._preparing.discard(work)
+        self._under_way -= 1
+
+    def unpark(self) -> None:
+        """Go on with such a command, at once: it is under way even if that makes one too many for a moment."""
+        self._under_way += 1
 
     def finish(self, work: Work, now: float) -> None:
         """End a running command; one that was asked for meanwhile waits again."""
         name = work.log_group.name
         del self._running[name]
+        self.park(work)
         if (again := self._dirty.pop(name, None)) is not None:
             again.since = now
             self._enqueue(again)
 
-    def put_back(self, work: Work, now: float) -> None:
+    def put_back(self, work: Work) -> None:
         """Return a running command to the queue, with what was asked meanwhile: its failure was not its own."""
         name = work.log_group.name
         del self._running[name]
+        self.park(work)
         if (again := self._dirty.pop(name, None)) is not None:
             work.absorb(again.command, again.deliveries)
-        work.since = min(work.since, now)
         self._enqueue(work)
 
     def hold(self, now: float, reason: str, *, first_s: float, longest_s: float) -> bool:
@@ -176,12 +229,25 @@ class Lane:
         self._hold_s = 0.0
         self.hold_reason = None
 
+    def throttled(self, quota: Quota, now: float) -> None:
+        """AWS refused a call for its rate."""
+        self._tokens[quota].pacer.throttled(now)
+
+    def start_empty(self, now: float) -> None:
+        """Begin again without tokens, after the lane may have had another owner."""
+        for tokens in self._tokens.values():
+            tokens.pacer.start_empty(now)
+
+    def settles_at(self, now: float) -> float:
+        """When all paces will be as those of a new lane."""
+        return max(tokens.pacer.settles_at(now) for tokens in self._tokens.values())
+
     def drop_waiting(self) -> list[Work]:
         """Forget everything that has not started; the records will be read again by whoever owns the partition next."""
         dropped = [*self._waiting.values(), *self._dirty.values()]
         self._waiting.clear()
         self._dirty.clear()
-        for queue in self._queues.values():
+        for queue in self._queues:
             queue.clear()
         return dropped
 
@@ -191,9 +257,22 @@ class Lane:
     def is_idle(self) -> bool:
         return not self._waiting and not self._running
 
+    def has_waiting(self, name: str) -> bool:
+        """Whether a command for the group of this name waits to be started, or to be run once more."""
+        return name in self._waiting or name in self._dirty
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether the lane is held, or tries after a hold whether the fault is still there."""
+        return self._hold_s > 0
+
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def under_way(self) -> int:
+        return self._under_way
 
     @property
     def held_until(self) -> float:
@@ -211,7 +290,7 @@ class Lane:
 
     def status(self, now: float) -> LaneStatus:
         """The lane as it stands; one without work is not held, since there is nothing that waits for it. Looks at every command."""
-        throttled_at, oldest_since = self.pacer.throttled_at, self.oldest_since()
+        pacer, oldest_since = self._tokens[Quota.ASSOCIATE].pacer, self.oldest_since()
         hold = None
         if self.hold_reason is not None and not self.is_idle:
             hold = Hold(self.hold_reason, max(0.0, self._held_until - now))
@@ -219,9 +298,9 @@ class Lane:
             lane=self.id,
             waiting=self.waiting(),
             in_flight=len(self._running),
-            rate_per_s=self.pacer.rate(now),
-            ceiling_per_s=self.pacer.ceiling_per_s,
-            throttled_ago_s=None if throttled_at is None else now - throttled_at,
+            rate_per_s=pacer.rate(now),
+            ceiling_per_s=pacer.ceiling_per_s,
+            throttled_ago_s=None if pacer.throttled_at is None else now - pacer.throttled_at,
             oldest_waiting_s=None if oldest_since is None else now - oldest_since,
             hold=hold,
         )
@@ -230,18 +309,15 @@ class Lane:
 
     @property
     def _room(self) -> int:
-        """How many may run: one, until a hold is over, so that a fault that persists takes one slot and not a lane's worth of them."""
-        return 1 if self._hold_s else self._max_running
-
-    def _ready_to_call_at(self) -> float:
-        return max(self.pacer.due, self._held_until)
+        """How many may be under way: one, until a hold is over, so that a fault that persists takes one place and not a lane's worth."""
+        return 1 if self.is_probing else self._max_under_way
 
     def _enqueue(self, work: Work) -> None:
         work.priority = work.command.priority
         self._waiting[work.log_group.name] = work
         self._queues[work.priority].append(work)
 
-    def _promote(self, work: Work) -> None:
+    def _move_up(self, work: Work) -> None:
         """Move a waiting command up when a more urgent one joins it; the entry left behind is skipped when it comes up."""
         if work.command.priority < work.priority:
             work.priority = work.command.priority
@@ -254,9 +330,32 @@ class Lane:
             queue.popleft()
         return queue[0] if queue else None
 
-    def _dequeue(self) -> Work:
-        heads = [head for priority in Priority if (head := self._head(priority)) is not None]
-        work = min(heads, key=lambda head: head.since + PATIENCE_S[head.priority])
-        self._queues[work.priority].popleft()
-        del self._waiting[work.log_group.name]
-        return work
+    def _startable(self) -> Work | None:
+        """The command that is to be started next; None while enough of them that are as urgent wait for tokens already."""
+        preparing, running = len(self._preparing), len(self._running)
+        if not self._waiting or preparing >= _AHEAD[Quota.ASSOCIATE]:
+            return None
+        first, first_rank = None, _NEVER
+        for priority in Priority:
+            head = self._head(priority) if running < _MAX_RUNNING[priority] else None
+            if head is not None and (rank := self._rank_of(head)) < first_rank:
+                first, first_rank = head, rank
+        for ahead, tokens in self._ahead:
+            if preparing + len(tokens) >= ahead and first_rank >= tokens.first_rank:
+                return None
+        return first
+
+    def _rank_of(self, head: Work) -> float:
+        return max(head.since + PATIENCE_S[head.priority], self._earliest[head.priority])
+
+    def _settle_rank(self, head: Work, now: float) -> None:
+        head.rank = self._rank_of(head)
+        if (calls := SPACING.get(head.priority)) is not None:
+            spacing_s = calls / self._tokens[Quota.ASSOCIATE].pacer.ceiling_per_s
+            urgent = self._head(Priority.URGENT)
+            present = now if urgent is None else urgent.since  # for one class as for the other
+            self._earliest[head.priority] = min(max(head.rank + spacing_s, present), now + MAX_DEBT_S)
+
+    def _dequeue(self, head: Work) -> None:
+        self._queues[head.priority].popleft()
+        del self._waiting[head.log_group.name]

@@ -8,6 +8,8 @@ from typing import NewType
 AccountId = NewType("AccountId", str)
 Region = NewType("Region", str)
 KeyArn = NewType("KeyArn", str)
+KeyAlias = NewType("KeyAlias", str)  # an alias's ARN: KMS knows the key that it stands for, and may be told another one
+KeyRef = KeyArn | KeyAlias
 TenantId = NewType("TenantId", str)
 
 # The service model's pattern and lengths for logGroupName, and the 12 digits of an account id. \Z, not $: $ lets a newline through.
@@ -16,6 +18,9 @@ _ACCOUNT = re.compile(r"[0-9]{12}\Z")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}\Z")
 _KEY_ARN = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):key/(?P<id>[A-Za-z0-9-]+)\Z"
+)
+_KEY_ALIAS = re.compile(
+    r"arn:(?P<partition>aws[a-z-]*):kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):alias/(?P<name>[A-Za-z0-9:/_-]+)\Z"
 )
 _LOG_GROUP_ARN = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):logs:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):log-group:(?P<name>[^:]+)(:\*)?\Z"
@@ -31,6 +36,14 @@ _PARTITION_BY_PREFIX = {
     "eu-isoe-": "aws-iso-e",
     "us-isof-": "aws-iso-f",
     "eusc-": "aws-eusc",
+}
+_DNS_SUFFIX_BY_PARTITION = {
+    "aws-cn": "amazonaws.com.cn",
+    "aws-iso": "c2s.ic.gov",
+    "aws-iso-b": "sc2s.sgov.gov",
+    "aws-iso-e": "cloud.adc-e.uk",
+    "aws-iso-f": "csp.hci.ic.gov",
+    "aws-eusc": "amazonaws.eu",
 }
 
 
@@ -53,6 +66,11 @@ def _shown(value: object) -> str:
 def partition_of(region: str) -> str:
     """The AWS partition that a Region belongs to: `aws`, `aws-cn`, `aws-us-gov`, ..."""
     return next((name for prefix, name in _PARTITION_BY_PREFIX.items() if region.startswith(prefix)), "aws")
+
+
+def dns_suffix_of(region: str) -> str:
+    """How the names of AWS's services end in a Region: `amazonaws.com`, `amazonaws.com.cn`, ..."""
+    return _DNS_SUFFIX_BY_PARTITION.get(partition_of(region), "amazonaws.com")
 
 
 def account_id(value: object) -> AccountId:
@@ -126,6 +144,27 @@ def key_arn(value: object) -> KeyArn:
     return KeyArn(value)
 
 
-def key_region(arn: KeyArn) -> Region:
-    """The Region in which a key lives; a log group's key must be in the log group's own."""
-    return Region(arn.split(":", 4)[3])
+def key_ref(value: object) -> KeyRef:
+    """Check that a value is the ARN of a KMS key or of an alias: not a bare id or name. Raises InvalidIdentityError."""
+    if isinstance(value, str) and len(value) <= MAX_KEY_ARN_LENGTH and _KEY_ALIAS.match(value):
+        return KeyAlias(value)
+    try:
+        return key_arn(value)
+    except InvalidIdentityError as e:
+        expected = "a KMS key's or alias's ARN (arn:aws:kms:REGION:ACCOUNT:key/ID or :alias/NAME)"
+        raise InvalidIdentityError("key", value, expected) from e
+
+
+def key_arn_in(ref: KeyRef) -> KeyArn | None:
+    """The key ARN that a reference is already; None for an alias, which KMS has to be asked about."""
+    return KeyArn(ref) if _KEY_ARN.match(ref) else None
+
+
+def key_region(ref: KeyRef) -> Region:
+    """The Region in which a key, or an alias and its key, lives; a log group's key must be in the log group's own."""
+    return Region(ref.split(":", 4)[3])
+
+
+def key_account(ref: KeyRef) -> AccountId:
+    """The account that a key, or an alias and its key, belongs to."""
+    return AccountId(ref.split(":", 5)[4])

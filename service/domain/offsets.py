@@ -55,6 +55,11 @@ class OffsetLedger:
         """How many offsets are remembered: those from the position to the last seen."""
         return len(self._in_order)
 
+    @property
+    def next(self) -> int | None:
+        """The lowest offset that may be seen next; None before the first, and once closed."""
+        return self._next
+
     def adopt(self, committed: Progress) -> None:
         """Take over what a former owner finished, as far as it has not been seen yet.
 
@@ -133,13 +138,15 @@ class Delivery:
     offset: int
     is_new: bool = True
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether the partition is still assigned to us as it was when the record was read."""
-        return self.ledger.is_open
-
     def finish(self) -> None:
         self.ledger.finish(self.offset)
+
+
+def untracked() -> Delivery:
+    """For work that no record asks for: finishing it changes nothing."""
+    ledger = OffsetLedger()
+    ledger.close()
+    return Delivery(ledger, 0)
 
 
 def write_finished(position: int, finished: Iterable[int]) -> str:

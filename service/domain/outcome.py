@@ -32,7 +32,7 @@ class Fault(StrEnum):
 class Recourse(StrEnum):
     """What happens to the command once retries in place, if any, are used up."""
 
-    DEFER = "defer"  # the retry topics, one after the other, then the dead-letter topic
+    DEFER = "defer"  # a strike: the retry topics, one after the other, then the dead-letter topic
     DEFER_ALWAYS = "defer-always"  # the retry topics, the last one again and again: nobody can mend it but AWS
     DEFER_ONCE_THEN_VANISHED = "defer-once-then-vanished"
     HOLD = "hold"  # the command stays where it is and its lane waits: the fault is not this record's
@@ -67,7 +67,7 @@ class FailureClass(Enum):
     )  # fmt: skip
     SERVICE_UNAVAILABLE = (
         "service-unavailable", Fault.AWS, True, Recourse.DEFER_ALWAYS,
-        "AWS answered with a server error. See the AWS Health Dashboard for CloudWatch Logs in this Region.",
+        "AWS answered with a server error. See the AWS Health Dashboard for the service that the message names in this Region.",
     )  # fmt: skip
     UNREACHABLE = (
         "unreachable", Fault.PLATFORM, True, Recourse.HOLD,
@@ -84,20 +84,22 @@ class FailureClass(Enum):
     )  # fmt: skip
     ROLE_NOT_ASSUMABLE = (
         "role-not-assumable", Fault.PLATFORM, False, Recourse.HOLD,
-        "The role of the member account cannot be assumed. Check that it exists, trusts Logwarden's role and expects the external id.",
+        ("The role of the member account cannot be assumed. Check that it exists, trusts Logwarden's role and expects the external id. "
+        "With EKS Pod Identity both sides need sts:TagSession (k8s/iam)."),
     )  # fmt: skip
     NOT_AUTHORIZED = (
         "not-authorized", Fault.PLATFORM, False, Recourse.DEFER,
-        "Logwarden's role in the account lacks a right that the message names. Compare its policy with the README's.",
+        "Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json.",
     )  # fmt: skip
     # -- the key
     KEY_NOT_USABLE = (
         "key-not-usable", Fault.TENANT, False, Recourse.DEFER,
-        "The key's policy does not let logs.REGION use it for this log group, or the key is gone. Add the README's statement to it.",
+        ("CloudWatch Logs may not use the key for this log group: its policy, its kind or its Region. The detail says what is wrong; "
+        "k8s/iam/key-policy-statement.json is the statement that a key needs."),
     )  # fmt: skip
     KEY_NOT_FOUND = (
         "key-not-found", Fault.TENANT, False, Recourse.DEFER,
-        "The key is absent, disabled or about to be deleted. Enable it, or give the tenant another one.",
+        "The key is absent or not enabled. The detail says what to do; or give the tenant another one.",
     )  # fmt: skip
     # -- the log group
     LOG_GROUP_NOT_FOUND = (
@@ -141,6 +143,11 @@ class FailureClass(Enum):
         "registry-unavailable", Fault.PLATFORM, False, Recourse.HOLD,
         "The tenant registry does not answer. Nothing is lost; work goes on when it is back.",
     )  # fmt: skip
+    # -- who else changes it
+    CONTESTED = (
+        "contested", Fault.TENANT, False, Recourse.DEFER_ALWAYS,
+        "Somebody keeps changing the group's key, as Terraform does where kms_key_id is not set. Name the tenant's key in their code.",
+    )  # fmt: skip
     # -- bad input
     MALFORMED_EVENT = (
         "malformed-event", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
@@ -163,15 +170,21 @@ class CallFailedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one command: `attempts` counts AssociateKmsKey calls, `detail` is for people, `retry_in_s` is in seconds."""
+    """What became of one command: `attempts` counts AssociateKmsKey calls, `detail` is for people, `retry_in_s` is in seconds.
+
+    `old_key` is another key that the group was under: data written before stay under it, so it has to stay enabled for as long as
+    they are retained. `flips` is how often the group was brought back to its key within the last hour, before this.
+    """
 
     log_group: LogGroup
     state: State
     tenant: TenantId | None = None
     key: KeyArn | None = None
+    old_key: str | None = None
     failure: FailureClass | None = None
     detail: str = ""
     attempts: int = 0
+    flips: int = 0
     retry_in_s: float | None = None
 
     @property
@@ -188,8 +201,10 @@ class Outcome:
             "state": self.state.value,
             "tenant": self.tenant,
             "key": self.key,
+            "old_key": self.old_key,
             "detail": self.detail or None,
             "attempts": self.attempts,
+            "flips": self.flips or None,
             "retry_in_s": self.retry_in_s,
         }
         if self.failure is not None:
@@ -218,8 +233,10 @@ class End(Enum):
     DEAD_LETTER = "dead-letter"
 
 
-def next_step(failure: FailureClass, *, deferrals: int, delays_s: Sequence[float]) -> Defer | End:
-    """Decide what happens to a command that failed in this way after `deferrals` trips through the retry topics."""
+def next_step(failure: FailureClass, *, deferrals: int, strikes: int, delays_s: Sequence[float]) -> Defer | End:
+    """Decide what happens to a command that failed in this way after `deferrals` trips through the retry topics, `strikes` of them
+    for failures that somebody has to mend.
+    """
     match failure.recourse:
         case Recourse.HOLD:
             return End.HOLD
@@ -235,4 +252,4 @@ def next_step(failure: FailureClass, *, deferrals: int, delays_s: Sequence[float
         case Recourse.DEFER_ALWAYS:
             return End.HOLD
         case Recourse.DEFER:
-            return Defer(deferrals, delays_s[deferrals]) if deferrals < len(delays_s) else End.DEAD_LETTER
+            return Defer(strikes, delays_s[strikes]) if strikes < len(delays_s) else End.DEAD_LETTER

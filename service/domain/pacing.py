@@ -1,9 +1,10 @@
-"""The pace of one lane: its calls a second, exactly, and less for a while after AWS has said no.
+"""The pace of one quota of a lane: its calls a second, exactly, and less for a while after AWS has said no.
 
 AWS allows 5 AssociateKmsKey calls a second for an account and Region. Calls are spaced evenly (one per 1/rate s) rather than let
 through in bursts: a bucket of 5 lets 9 calls into one second when it starts full.
 """
 
+from enum import Enum
 from typing import Final
 
 # How far a call may be brought forward to make up for a late timer, in intervals. Without it every late wake-up is lost for good
@@ -11,8 +12,15 @@ from typing import Final
 _CATCH_UP: Final = 0.5
 _CUT: Final = 0.5  # a throttle halves the rate
 _CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new
-_RECOVERY_PER_S: Final = 0.1  # of the ceiling: from half back to full in five seconds
-_FLOOR: Final = 1 / 32  # of the ceiling: one call every 6.4 s at 5/s still finds out that the throttling is over
+_RECOVERY_PER_S: Final = 0.1  # of the ceiling: from half back to full in five seconds, and never below a tenth of it
+
+
+class Quota(Enum):
+    """What AWS counts by itself for an account and Region."""
+
+    ASSOCIATE = "AssociateKmsKey"
+    TAGS = "ListTagsForResource"
+    DESCRIBE = "DescribeLogGroups"
 
 
 class Pacer:
@@ -41,10 +49,6 @@ class Pacer:
         interval = 1 / self.rate(now)
         self._due = max(self._due, now - _CATCH_UP * interval) + interval
 
-    def give_back(self, now: float) -> None:
-        """Return the token of a call that was not needed after all."""
-        self._due -= 1 / self.rate(now)
-
     def start_empty(self, now: float) -> None:
         """Begin again after the lane may have had another owner."""
         self._due = max(self._due, now + 1 / self.rate(now))
@@ -54,7 +58,7 @@ class Pacer:
         if self.throttled_at is not None and now - self.throttled_at < _CUT_GRACE_S:
             return
         self.throttled_at = now
-        self._rate = max(self.rate(now) * _CUT, self.ceiling_per_s * _FLOOR)
+        self._rate = self.rate(now) * _CUT
         self._rate_at = now
         self._due = max(self._due, now + 1 / self._rate)
 

@@ -5,7 +5,7 @@ Ages and times to go are in seconds, seen from that moment.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.domain.command import Priority
 from service.domain.log_group import Lane
@@ -35,6 +35,7 @@ class LaneStatus:
     throttled_ago_s: float | None = None
     oldest_waiting_s: float | None = None
     hold: Hold | None = None
+    is_paused: bool = False
 
     @property
     def total_waiting(self) -> int:
@@ -45,10 +46,14 @@ class LaneStatus:
         return self.in_flight > 0 or self.total_waiting > 0
 
     @property
-    def estimated_end_s(self) -> float:
-        """When the last of what waits will have started, at the rate of now and if a hold is the last one; 0 if nothing waits."""
+    def estimated_end_s(self) -> float | None:
+        """When the last of what waits will have started, at the rate of now and if a hold is the last one; 0 if nothing waits, None
+        while the service is paused.
+        """
         if not self.total_waiting:
             return 0.0
+        if self.is_paused:
+            return None
         return (self.hold.for_s if self.hold else 0.0) + self.total_waiting / self.rate_per_s
 
 
@@ -81,9 +86,18 @@ class LanesStatus:
         return max((lane.oldest_waiting_s for lane in self.lanes if lane.oldest_waiting_s is not None), default=None)
 
     @property
-    def estimated_end_s(self) -> float:
-        """When the last lane has started everything that waits."""
-        return max((lane.estimated_end_s for lane in self.lanes), default=0.0)
+    def estimated_end_s(self) -> float | None:
+        """When the last lane has started everything that waits; None if that depends on when the service is resumed."""
+        end_s = 0.0
+        for lane in self.lanes:
+            if lane.estimated_end_s is None:
+                return None
+            end_s = max(end_s, lane.estimated_end_s)
+        return end_s
+
+    def paused(self) -> "LanesStatus":
+        """The same lanes, while the service is paused."""
+        return LanesStatus([replace(lane, is_paused=True) for lane in self.lanes])
 
 
 @dataclass(frozen=True, slots=True)
