@@ -1,41 +1,28 @@
-"""aiobotocore's clients: one session, one client for each service and Region, and credentials that each call brings along.
+"""The services of AWS that are called: one for each Region, for all accounts, with the credentials that each call brings along.
 
-A client costs a megabyte and 20 ms with its own connections and TLS context, a session ten times that; accounts are many. So clients
-are shared by all accounts, and a hook hands the call's credentials to the signer. Clients have no credentials of their own: a
-call that brought none would fail instead of acting in the wrong account.
+A client of aiobotocore costs a third of a megabyte, a session ten, and accounts are many. So a client is made for a service and Region,
+not for an account, and has no credentials: a call that brought none fails instead of acting in the wrong account.
 """
 
 import asyncio
-import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import aiobotocore
-from aiobotocore.client import AioBaseClient
+import botocore
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.credentials import ReadOnlyCredentials
+from aiohttp import ClientSession
 
-from service.aws.errors import VENDOR_ERRORS, ForeignAnswerError, translate
+from service.aws.errors import VENDOR_ERRORS, translate
+from service.aws.wire import FOREIGN_ANSWER_GUARDS, RegionalService, SigningCredentials, open_http
 
-Service = Literal["logs", "sts"]
+__all__ = ["AwsClients", "CredentialChain", "Service", "SigningCredentials"]
 
-_CREDENTIALS: Final = "_credentials"  # a pseudo-parameter of every call; never sent
-# How an answer of each service begins; anything else is a page from something in between. It matters most where the status is 200:
-# AssociateKmsKey answers with nothing, so a portal's page would pass for success. Keys are botocore's names of the services.
-_BEGINNINGS: Final[Mapping[str, re.Pattern[bytes]]] = {
-    "cloudwatch-logs": re.compile(rb"\s*(\{|\Z)"),
-    "sts": re.compile(rb"\s*<(?!html|!doctype)", re.IGNORECASE),
-}
-
-
-class SigningCredentials(Protocol):
-    """Credentials as the signer takes them."""
-
-    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        """The credentials as they are now; fetches or refreshes them first where that is due."""
+Service = Literal["logs", "sts", "kms"]
 
 
 class CredentialChain(Protocol):
@@ -57,29 +44,42 @@ class AwsClients:
         read_timeout_s: float,
         max_in_flight: int,
         user_agent: str,
+        endpoint_urls: Mapping[str, str] | None = None,
+        use_fips: bool = False,
+        use_dualstack: bool = False,
     ) -> None:
-        """`own_region` is where this process runs: token exchanges for its own credentials go there."""
+        """`own_region` is where this process runs: token exchanges for its own credentials go there.
+
+        `endpoint_urls` has URLs by `SERVICE:REGION` or `SERVICE`; `endpoint_url` is for what is not among them. Both may hold a
+        `{region}`. FIPS and dual-stack endpoints are AWS's own: where a URL is given, it is used as it is.
+        """
         self._session = AioSession()
         self._session.set_config_variable("region", own_region)
+        # AWS_STS_REGIONAL_ENDPOINTS=legacy would sign for one Region and call in another.
+        self._session.set_config_variable("sts_regional_endpoints", "regional")
+        self._session.set_default_client_config(
+            # None, not False: then AWS_USE_FIPS_ENDPOINT and the like decide, for our own credentials' token exchange too.
+            AioConfig(
+                connect_timeout=connect_timeout_s,
+                read_timeout=read_timeout_s,
+                use_fips_endpoint=use_fips or None,
+                use_dualstack_endpoint=use_dualstack or None,
+            )
+        )
         self.credential_chain: CredentialChain = self._session.get_component("credential_provider")
         self._session.register_component("credential_provider", _NoCredentials())
-        for service, beginning in _BEGINNINGS.items():
-            self._session.register(f"provide-client-params.{service}", _bring_credentials)
-            self._session.register(f"before-parse.{service}", _ForeignAnswerGuard(beginning))
-        self._config = AioConfig(
-            connect_timeout=connect_timeout_s,
-            read_timeout=read_timeout_s,
-            # aiobotocore's 10 would let the calls above 10 wait for a connection.
-            max_pool_connections=max_in_flight,
-            # One call is one request: who retries also paces. `max_attempts: 1` would be two requests.
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            parameter_validation=False,  # names and ARNs are checked types; AWS checks the rest
-            # Given, it is fixed: otherwise botocore builds it anew from many parts, twice a call, for an eighth of the call's CPU.
-            user_agent=f"aiobotocore/{aiobotocore.__version__}",
-            user_agent_extra=user_agent,
-        )
+        self._session.register("before-parse.sts", _refuse_foreign_answer)
         self._endpoint_url = endpoint_url
-        self._clients: dict[tuple[Service, str], AioBaseClient] = {}
+        self._endpoint_urls = endpoint_urls or {}
+        self._open_http = partial(
+            open_http,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            max_connections=max_in_flight,
+        )
+        self._http: ClientSession | None = None
+        self._user_agent = f"aiobotocore/{aiobotocore.__version__} botocore/{botocore.__version__} {user_agent}"
+        self._services: dict[tuple[Service, str], RegionalService] = {}
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
 
@@ -89,11 +89,11 @@ class AwsClients:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._clients.clear()
+        self._services.clear()
         await self._open.aclose()
 
     async def call(
-        self, service: Service, region: str, operation: str, *, credentials: SigningCredentials, **params: Any
+        self, service: Service, region: str, operation: str, *, credentials: SigningCredentials | None, **params: Any
     ) -> Mapping[str, Any]:
         """Send one request and return the parsed answer; `operation` is the client's method.
 
@@ -101,23 +101,26 @@ class AwsClients:
         been worked.
         """
         try:
-            client = await self._client(service, region)
-            answer: Mapping[str, Any] = await getattr(client, operation)(**params, **{_CREDENTIALS: credentials})
+            regional = self._services.get((service, region)) or await self._regional(service, region)
+            return await regional.call(operation, credentials=credentials, params=params)
         except VENDOR_ERRORS as e:
             raise translate(e, call=f"{operation} in {region}") from e
-        return answer
 
-    async def _client(self, service: Service, region: str) -> AioBaseClient:
-        if client := self._clients.get((service, region)):
-            return client
+    async def _regional(self, service: Service, region: str) -> RegionalService:
         async with self._opening:
-            if client := self._clients.get((service, region)):
-                return client
-            opening = self._session.create_client(
-                service, region_name=region, endpoint_url=self._endpoint_url, config=self._config
+            if regional := self._services.get((service, region)):
+                return regional
+            if self._http is None:
+                ca_bundle = self._session.get_config_variable("ca_bundle")
+                self._http = await self._open.enter_async_context(self._open_http(ca_bundle=ca_bundle))
+            url = self._endpoint_urls.get(f"{service}:{region}", self._endpoint_urls.get(service, self._endpoint_url))
+            creating = self._session.create_client(
+                service, region_name=region, endpoint_url=url and url.replace("{region}", region)
             )
-            client = self._clients[service, region] = await self._open.enter_async_context(opening)
-            return client
+            client = await self._open.enter_async_context(creating)
+            regional = RegionalService(client, http=self._http, user_agent=self._user_agent)
+            self._services[service, region] = regional
+            return regional
 
 
 class _NoCredentials:
@@ -127,18 +130,6 @@ class _NoCredentials:
         return None
 
 
-def _bring_credentials(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-    """Hand the call's credentials to the signer: botocore's own way to sign one request otherwise than its client would."""
-    if (credentials := params.pop(_CREDENTIALS, None)) is not None:
-        context["signing"] = {"request_credentials": credentials}
-
-
-class _ForeignAnswerGuard:
-    """Refuses an answer that does not begin as the service's do, before a parser makes something of it or breaks."""
-
-    def __init__(self, beginning: re.Pattern[bytes]) -> None:
-        self._beginning = beginning
-
-    def __call__(self, response_dict: Mapping[str, Any], **_: Any) -> None:
-        if not self._beginning.match(response_dict["body"]):
-            raise ForeignAnswerError(response_dict["status_code"], response_dict["body"])
+def _refuse_foreign_answer(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """For the calls that botocore makes itself, to exchange our pod's token for credentials."""
+    FOREIGN_ANSWER_GUARDS["query"](response_dict)

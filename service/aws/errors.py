@@ -42,7 +42,7 @@ TABLE: Final[tuple[Row, ...]] = (
     (
         """
         ServiceUnavailableException ServiceUnavailable InternalFailure InternalError InternalServerError InternalServerException
-        RequestTimeout RequestTimeoutException BadDigest IDPCommunicationError
+        RequestTimeout RequestTimeoutException BadDigest IDPCommunicationError KMSInternalException DependencyTimeoutException
         """,
         None, FailureClass.SERVICE_UNAVAILABLE,
     ),
@@ -80,6 +80,7 @@ TABLE: Final[tuple[Row, ...]] = (
     # What AWS says of an asymmetric key or one of another Region is not confirmed. The tenant can mend it, so it is not dropped.
     ("InvalidParameterException ResourceNotFoundException", r"\bkms key\b", FailureClass.KEY_NOT_USABLE),
     ("ResourceNotFoundException", None, FailureClass.LOG_GROUP_NOT_FOUND),
+    ("NotFoundException InvalidArnException KMSInvalidStateException", None, FailureClass.KEY_NOT_FOUND),  # KMS's own codes
     (
         """
         InvalidParameterException ValidationException ValidationError SerializationException MissingParameter

@@ -1,16 +1,15 @@
 """The port `LogGroups` over CloudWatch Logs."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from service.aws.clients import AwsClients
-from service.aws.credentials import AccountCredentials, OwnCredentials
-from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup
+from service.aws.credentials import AccountCredentials
+from service.domain.log_group import KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass
-from service.ports import Clock
+from service.ports import LogGroupPage
 
-MAX_DESCRIBED: Final = 50  # log groups; DescribeLogGroups' limit for logGroupIdentifiers
+MAX_DESCRIBED: Final = 50  # log groups; DescribeLogGroups' limit, also for logGroupIdentifiers
 
 
 class AwsLogGroups:
@@ -55,6 +54,19 @@ class AwsLogGroups:
                 break
         return keys
 
+    async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
+        """The next 50 log groups of a lane at most, in order of name; None begins. Raises CallFailedError.
+
+        Without a prefix or a pattern, with which AWS leaves the keys out.
+        """
+        following = {} if token is None else {"nextToken": token}
+        page = await self._call(lane, "describe_log_groups", limit=MAX_DESCRIBED, **following)
+        keys = {
+            group["logGroupName"]: KeyArn(group["kmsKeyId"]) if group.get("kmsKeyId") else None
+            for group in page.get("logGroups", ())
+        }
+        return LogGroupPage(keys, page.get("nextToken") or None)
+
     async def _call(self, lane: Lane, operation: str, **params: Any) -> Mapping[str, Any]:
         credentials = await self._credentials.of(lane.account)
         try:
@@ -63,44 +75,3 @@ class AwsLogGroups:
             if e.failure is FailureClass.CREDENTIALS_REJECTED:
                 self._credentials.forget(lane.account, credentials)
             raise
-
-
-@asynccontextmanager
-async def open_log_groups(
-    *,
-    clock: Clock,
-    own_account: AccountId | None,
-    role_name: str,
-    external_id: str | None,
-    role_session_name: str,
-    sts_region: str,
-    endpoint_url: str | None,
-    connect_timeout_s: float,
-    read_timeout_s: float,
-    max_in_flight: int,
-    user_agent: str,
-) -> AsyncIterator[AwsLogGroups]:
-    """Open CloudWatch Logs, and close every connection at the end; nothing is sent before the first call.
-
-    `own_account` is the account of our own credentials, None to ask STS. `role_name` may have a path. `endpoint_url` replaces
-    every endpoint of AWS. `max_in_flight` is the size of each Region's connection pool. `user_agent` is added to botocore's own.
-    """
-    async with AwsClients(
-        own_region=sts_region,
-        endpoint_url=endpoint_url,
-        connect_timeout_s=connect_timeout_s,
-        read_timeout_s=read_timeout_s,
-        max_in_flight=max_in_flight,
-        user_agent=user_agent,
-    ) as clients:
-        credentials = AccountCredentials(
-            clients=clients,
-            own=OwnCredentials(chain=clients.credential_chain, clock=clock),
-            clock=clock,
-            own_account=own_account,
-            role_name=role_name,
-            role_session_name=role_session_name,
-            external_id=external_id,
-            sts_region=sts_region,
-        )
-        yield AwsLogGroups(clients=clients, credentials=credentials)

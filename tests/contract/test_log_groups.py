@@ -1,14 +1,15 @@
 """What every `LogGroups` does: the adapter against the sandbox's AWS, and the fake that stands for it in the core's tests."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import UUID
 
 import pytest
 
-from service.aws.log_groups import AwsLogGroups, open_log_groups
+from service.aws.adapters import open_aws
+from service.aws.log_groups import AwsLogGroups
 from service.clock import LoopClock
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region
 from service.domain.outcome import CallFailedError, FailureClass
@@ -125,10 +126,9 @@ async def sandbox(sandbox_process, monkeypatch):
     return sandbox_process
 
 
-def open_adapter(
-    sandbox: AwsSandbox, *, own_account: AccountId | None = None
-) -> AbstractAsyncContextManager[AwsLogGroups]:
-    return open_log_groups(
+@asynccontextmanager
+async def open_adapter(sandbox: AwsSandbox, *, own_account: AccountId | None = None) -> AsyncIterator[AwsLogGroups]:
+    async with open_aws(
         clock=LoopClock(),
         own_account=own_account,
         role_name=ROLE,
@@ -140,7 +140,8 @@ def open_adapter(
         read_timeout_s=10.0,
         max_in_flight=64,
         user_agent="logwarden/test",
-    )
+    ) as aws:
+        yield aws.log_groups
 
 
 @pytest.fixture
@@ -249,6 +250,41 @@ async def test_describing_nothing_asks_nobody(log_groups, scene):
     assert await log_groups.describe(LANE, []) == {}
 
 
+async def test_pages_show_every_group_of_the_lane_once_in_order_of_name_with_its_key(log_groups, scene):
+    key = await scene.add_key()
+    names = [f"/app/{number:03d}" for number in range(120)]
+    for number, name in enumerate(names):
+        await scene.add_group(group(name), key if number % 3 == 0 else None)
+    for lane in (OTHER_REGION, OTHER_ACCOUNT, OWN_ACCOUNT):
+        await scene.add_group(group("/app/elsewhere", lane))
+    pages = [await log_groups.page(LANE, None)]
+    while pages[-1].next_token is not None:
+        pages.append(await log_groups.page(LANE, pages[-1].next_token))
+    assert [len(page.keys) for page in pages] == [50, 50, 20]
+    shown = [item for page in pages for item in page.keys.items()]
+    assert shown == [(name, key if number % 3 == 0 else None) for number, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("count", [0, 50])
+async def test_the_last_page_says_so(log_groups, scene, count):
+    for number in range(count):
+        await scene.add_group(group(f"/app/{number}"))
+    page = await log_groups.page(LANE, None)
+    assert (len(page.keys), page.next_token) == (count, None)
+
+
+async def test_what_is_deleted_or_made_between_two_pages_disturbs_no_other_group(log_groups, scene):
+    names = [f"/app/{number:03d}" for number in range(100)]
+    for name in names:
+        await scene.add_group(group(name))
+    first = await log_groups.page(LANE, None)
+    await scene.remove_group(group(names[10]))
+    await scene.remove_group(group(names[60]))
+    await scene.add_group(group("/app/000-new"))
+    second = await log_groups.page(LANE, first.next_token)
+    assert [*first.keys, *second.keys] == [name for name in names if name != names[60]]
+
+
 async def test_a_log_group_that_does_not_exist_is_not_found(log_groups, scene):
     key = await scene.add_key()
     assert await failure_of(log_groups.associate(group("/gone"), key)) is FailureClass.LOG_GROUP_NOT_FOUND
@@ -302,6 +338,8 @@ async def test_a_failed_call_has_its_class_and_changes_nothing(log_groups, scene
     await scene.fail(failure)
     assert await failure_of(log_groups.associate(group("/app/a"), key)) is failure
     assert await failure_of(log_groups.describe(LANE, ["/app/a"])) is failure
+    await scene.fail(failure)
+    assert await failure_of(log_groups.page(LANE, None)) is failure
     await scene.fail(None)
     if failure is not FailureClass.ROLE_NOT_ASSUMABLE:  # the adapter remembers that one for a moment
         assert await key_of(log_groups, group("/app/a")) is None

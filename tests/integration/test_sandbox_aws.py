@@ -1,6 +1,7 @@
 """The sandbox's AWS as aiobotocore sees it: every refusal has to arrive as the error that AWS would send."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -627,6 +628,83 @@ async def test_an_absent_key_and_one_of_another_region_are_not_found(aws, kms):
 
     elsewhere = await aws.create_key(ACCOUNT, "us-east-1")
     assert (await refusal(kms.describe_key(KeyId=elsewhere)))[:2] == ("NotFoundException", "Invalid arn us-east-1")
+
+
+async def test_an_absent_alias_is_not_found_and_an_absent_key_of_another_account_looks_like_a_closed_one(kms):
+    alias = f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/absent"
+    assert (await refusal(kms.describe_key(KeyId=alias)))[:2] == ("NotFoundException", f"Alias {alias} is not found.")
+
+    foreign = f"arn:aws:kms:{REGION}:{OTHER_ACCOUNT}:key/11111111-2222-3333-4444-555555555555"
+    code, message, _ = await refusal(kms.describe_key(KeyId=foreign))
+    assert code == "AccessDeniedException"
+    assert "the resource does not exist in this Region, no resource-based policies allow access" in message
+
+
+async def test_a_key_policy_is_not_read_by_an_alias(kms, key):
+    await kms.create_alias(AliasName="alias/logs", TargetKeyId=key)
+    assert (await refusal(kms.get_key_policy(KeyId="alias/logs")))[0] == "InvalidArnException"
+
+
+async def test_a_replica_has_a_policy_aliases_and_a_state_of_its_own(aws, clients, kms, logs):
+    primary = (await kms.create_key(MultiRegion=True, Policy=json.dumps(logs_key_policy(ACCOUNT, REGION))))[
+        "KeyMetadata"
+    ]
+    await kms.create_alias(AliasName="alias/logs", TargetKeyId=primary["KeyId"])
+    policy = json.dumps(logs_key_policy(ACCOUNT, "us-east-1"))
+    answer = await kms.replicate_key(KeyId=primary["KeyId"], ReplicaRegion="us-east-1", Policy=policy)
+    replica = answer["ReplicaKeyMetadata"]
+    assert replica["Arn"] == primary["Arn"].replace(REGION, "us-east-1")
+    assert replica["MultiRegionConfiguration"]["MultiRegionKeyType"] == "REPLICA"
+
+    await kms.disable_key(KeyId=primary["KeyId"])
+    there = await clients.get("kms", region="us-east-1")
+    assert (await there.describe_key(KeyId=replica["Arn"]))["KeyMetadata"]["KeyState"] == "Enabled"
+    assert (await refusal(there.describe_key(KeyId="alias/logs")))[0] == "NotFoundException"
+
+    await aws.create_log_group(ACCOUNT, "us-east-1", GROUP)
+    logs_there = await clients.get("logs", region="us-east-1")
+    await logs_there.associate_kms_key(logGroupName=GROUP, kmsKeyId=replica["Arn"])
+    assert await refusal(logs.associate_kms_key(logGroupName=GROUP, kmsKeyId=replica["Arn"])) == KEY_NOT_FOUND
+
+
+async def test_only_a_multi_region_key_is_replicated_and_once_to_a_region(kms, key):
+    assert (await refusal(kms.replicate_key(KeyId=key, ReplicaRegion="us-east-1")))[
+        0
+    ] == "UnsupportedOperationException"
+    multi_region = (await kms.create_key(MultiRegion=True))["KeyMetadata"]["Arn"]
+    await kms.replicate_key(KeyId=multi_region, ReplicaRegion="us-east-1")
+    refused = await refusal(kms.replicate_key(KeyId=multi_region, ReplicaRegion="us-east-1"))
+    assert refused[0] == "AlreadyExistsException"
+
+
+async def test_a_role_with_a_policy_may_do_what_it_says(aws, clients, sts):
+    allow = {"Effect": "Allow", "Action": "logs:AssociateKmsKey", "Resource": f"arn:aws:logs:*:*:log-group:{GROUP}"}
+    use = {
+        "Effect": "Allow",
+        "Action": ["kms:*crypt*", "kms:GenerateDataKey"],
+        "Resource": "*",
+        "Condition": {"StringEquals": {"kms:ViaService": f"logs.{REGION}.amazonaws.com"}},
+    }
+    describe = {"Effect": "Allow", "Action": "kms:DescribeKey", "Resource": "*"}
+    for name, statements in (("all", [allow, use, describe]), ("no-keys", [allow])):
+        await aws.create_role(TENANT, name, policy={"Statement": statements})
+    await aws.create_log_groups(TENANT, REGION, [GROUP, "/other"])
+    key = await aws.create_key(TENANT, REGION)
+    sessions = {
+        name: (await sts.assume_role(RoleArn=f"arn:aws:iam::{TENANT}:role/{name}", RoleSessionName="test"))[
+            "Credentials"
+        ]
+        for name in ("all", "no-keys")
+    }
+
+    logs = await clients.get("logs", sessions["no-keys"])
+    _, message, _ = await refusal(logs.associate_kms_key(logGroupName=GROUP, kmsKeyId=key))
+    assert f"not authorized to perform: kms:Encrypt on resource: {key} because no identity-based policy" in message
+    logs = await clients.get("logs", sessions["all"])
+    await logs.associate_kms_key(logGroupName=GROUP, kmsKeyId=key)
+    for call in (logs.associate_kms_key(logGroupName="/other", kmsKeyId=key), logs.describe_log_groups()):
+        code, message, _ = await refusal(call)
+        assert (code, "not authorized to perform: logs:" in message) == ("AccessDeniedException", True)
 
 
 async def test_keys_change_through_kms_too(kms, logs, key):

@@ -10,6 +10,7 @@ import yaml
 
 from service.sandbox.aws.policy import LOGS_CONTEXT_KEY, log_group_arn, logs_key_policy
 from service.sandbox.aws.sandbox import AwsSandbox
+from tests.support.iam import document
 
 ROLE, EXTERNAL_ID = "logwarden", "for-tests"
 
@@ -40,7 +41,8 @@ class Organisation:
 
     async def create(self, aws: AwsSandbox) -> "Organisation":
         for account in self.accounts:
-            await aws.create_role(account, ROLE, EXTERNAL_ID)
+            # With the rights of k8s/iam and no others: whatever the service comes to call, in any test, they have to be enough.
+            await aws.create_role(account, ROLE, EXTERNAL_ID, policy=document("member-role"))
         for tenant, region in product(self.tenants, self.regions):
             policy = logs_key_policy(self.accounts[0], region)
             arns = [log_group_arn(account, region, "*") for account in self.accounts]

@@ -12,7 +12,7 @@ from service.aws.clients import AwsClients, SigningCredentials
 from service.aws.credentials import AccountCredentials, OwnCredentials
 from service.domain.log_group import AccountId
 from service.domain.outcome import CallFailedError, FailureClass
-from tests.support.aws_server import CUT, OWN_ACCOUNT, query_error, scripted_aws, set_own_environment
+from tests.support.aws_server import CUT, OWN_ACCOUNT, Answer, query_error, scripted_aws, set_own_environment
 
 ACCOUNT = AccountId("111122223333")
 OTHER = AccountId("444455556666")
@@ -443,6 +443,20 @@ async def test_a_web_identity_that_sts_refuses_has_a_class(aws, build, monkeypat
     found = await failure_of(frozen(build(), AccountId(OWN_ACCOUNT)))
     expected = {"missing": FailureClass.CREDENTIALS_MISSING, "unavailable": FailureClass.SERVICE_UNAVAILABLE}
     assert found is expected[failure]
+
+
+async def test_the_page_of_a_portal_does_not_pass_for_a_web_identity(aws, build, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text("pod-token")
+    set_own_environment(
+        monkeypatch,
+        AWS_ACCESS_KEY_ID=None,
+        AWS_SECRET_ACCESS_KEY=None,
+        AWS_ROLE_ARN="arn:aws:iam::999900001111:role/pod",
+        AWS_WEB_IDENTITY_TOKEN_FILE=str(tmp_path / "token"),
+        AWS_ENDPOINT_URL=aws.endpoint,
+    )
+    aws.script("AssumeRoleWithWebIdentity", Answer(200, b"<html><body>Sign in</body></html>", "text/html"))
+    assert await failure_of(frozen(build(), AccountId(OWN_ACCOUNT))) is FailureClass.UNREACHABLE
 
 
 async def test_a_web_identity_token_that_is_not_mounted_means_no_credentials(build, monkeypatch):

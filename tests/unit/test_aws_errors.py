@@ -32,6 +32,7 @@ def client_error(code: str, message: str = "", status: int = 400) -> ClientError
 def modelled_codes() -> set[str]:
     session: Any = botocore.session.get_session()
     operations = {
+        "kms": ["DescribeKey", "GetKeyPolicy"],
         "logs": ["AssociateKmsKey", "DescribeLogGroups", "DisassociateKmsKey"],
         "sts": ["AssumeRole", "AssumeRoleWithWebIdentity", "GetCallerIdentity"],
     }

@@ -1,12 +1,15 @@
+import asyncio
 import json
+import re
+from typing import Any
 
 import pytest
 
-from service.aws.log_groups import open_log_groups
+from service.aws.adapters import open_aws
 from service.clock import LoopClock
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region
 from service.domain.outcome import CallFailedError, FailureClass
-from tests.support.aws_server import OWN_ACCOUNT, Answer, json_error, scripted_aws, set_own_environment
+from tests.support.aws_server import OWN_ACCOUNT, Answer, ScriptedAws, json_error, scripted_aws, set_own_environment
 
 LANE = Lane(AccountId("111122223333"), Region("eu-west-1"))
 GROUP = LogGroup(LANE.account, LANE.region, "/app/a")
@@ -22,20 +25,23 @@ async def aws(monkeypatch):
 
 @pytest.fixture
 async def log_groups(aws):
-    async with open_log_groups(
-        clock=LoopClock(),
-        own_account=AccountId(OWN_ACCOUNT),
-        role_name="logwarden",
-        external_id=None,
-        role_session_name="logwarden",
-        sts_region="us-east-1",
-        endpoint_url=aws.endpoint,
-        connect_timeout_s=5.0,
-        read_timeout_s=5.0,
-        max_in_flight=4,
-        user_agent="logwarden/1",
-    ) as log_groups:
-        yield log_groups
+    async with open_aws(**settings(aws), max_in_flight=4) as opened:
+        yield opened.log_groups
+
+
+def settings(aws: ScriptedAws) -> dict[str, Any]:
+    return {
+        "clock": LoopClock(),
+        "own_account": AccountId(OWN_ACCOUNT),
+        "role_name": "logwarden",
+        "external_id": None,
+        "role_session_name": "logwarden",
+        "sts_region": "us-east-1",
+        "endpoint_url": aws.endpoint,
+        "connect_timeout_s": 5.0,
+        "read_timeout_s": 5.0,
+        "user_agent": "logwarden/1",
+    }
 
 
 def page(*groups: tuple[str, str | None], token: str | None = None) -> Answer:
@@ -49,6 +55,19 @@ async def test_associate_names_the_group_by_its_arn_so_that_wrong_credentials_ca
     assert request.params == {"resourceIdentifier": GROUP.arn, "kmsKeyId": KEY}
     assert request.token == f"token-{LANE.account}-1"
     assert request.region == LANE.region
+
+
+async def test_a_thousand_accounts_at_once_are_each_called_with_their_own_session(aws):
+    groups = [LogGroup.of(f"{111122220000 + number}", LANE.region, "/app/a") for number in range(1000)]
+    async with open_aws(**settings(aws), max_in_flight=64) as opened:
+        await asyncio.gather(*(opened.log_groups.associate(log_group, KEY) for log_group in groups))
+    requests = aws.requests_of("AssociateKmsKey")
+    assert {request.params["resourceIdentifier"] for request in requests} == {log_group.arn for log_group in groups}
+    for request in requests:
+        account = request.params["resourceIdentifier"].split(":")[4]
+        assert re.fullmatch(rf"ROLE{account}N[0-9]+", request.access_key)
+        assert re.fullmatch(rf"token-{account}-[0-9]+", request.token)
+    assert len(requests) == len(aws.requests_of("AssumeRole")) == len(groups)
 
 
 async def test_describe_asks_for_exact_names_in_one_request(aws, log_groups):

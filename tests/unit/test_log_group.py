@@ -10,7 +10,11 @@ from service.domain.log_group import (
     Lane,
     LogGroup,
     account_id,
+    dns_suffix_of,
+    key_account,
     key_arn,
+    key_arn_in,
+    key_ref,
     key_region,
     partition_of,
     region_name,
@@ -32,6 +36,12 @@ def regions_of_botocore() -> list[tuple[str, str]]:
 
 def test_botocore_lists_regions():
     assert len(regions_of_botocore()) > 40
+
+
+def test_services_have_the_dns_suffix_that_botocore_knows_for_the_partition():
+    partitions = json.loads((Path(botocore.__file__).parent / "data" / "partitions.json").read_text(encoding="utf-8"))
+    suffixes = {each["id"]: each["outputs"]["dnsSuffix"] for each in partitions["partitions"]}
+    assert {partition_of(r): dns_suffix_of(r) for r, _ in regions_of_botocore()}.items() <= suffixes.items()
 
 
 @pytest.mark.parametrize(("region", "partition"), regions_of_botocore())
@@ -158,3 +168,33 @@ def test_anything_else_is_no_key(value: object):
 
 def test_a_key_tells_its_region():
     assert key_region(key_arn(KEY)) == REGION
+
+
+ALIAS = f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/acme/logs"
+
+
+def test_a_key_may_be_meant_by_its_arn_or_by_an_aliass():
+    for ref in (KEY, ALIAS):
+        assert key_ref(ref) == ref
+        assert key_region(key_ref(ref)) == REGION
+        assert key_account(key_ref(ref)) == ACCOUNT
+    assert key_arn_in(key_ref(KEY)) == KEY
+    assert key_arn_in(key_ref(ALIAS)) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        None,
+        "alias/acme",
+        f"{ALIAS}\n",
+        ALIAS + "a" * 256,
+        ALIAS.replace("acme", "a b"),
+        f"arn:aws:kms:{REGION}:1:alias/x",
+    ],
+)
+def test_anything_else_means_no_key(value: object):
+    with pytest.raises(InvalidIdentityError, match="alias's ARN") as refused:
+        key_ref(value)
+    assert refused.value.field == "key"

@@ -155,3 +155,28 @@ def test_a_condition_that_is_not_evaluated_is_refused_and_not_guessed():
 
 def test_an_empty_policy_allows_nothing():
     assert not may_encrypt_log_group({}, region=REGION, arn=ARN)
+
+
+@pytest.mark.parametrize(
+    ("resource", "allowed"),
+    [
+        ({"Resource": "*"}, True),
+        ({"Resource": ["a", "arn:aws:kms:*:*:key/1"]}, True),
+        ({"Resource": "arn:aws:kms:*:*:key/2"}, False),
+        ({"NotResource": "arn:aws:kms:*:*:key/2"}, True),
+        ({"NotResource": "*"}, False),
+    ],
+)
+def test_a_statement_is_about_its_resource(resource, allowed):
+    about = {"Effect": "Allow", "Principal": "*", "Action": "kms:*"} | resource
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1"
+    assert may_encrypt_log_group({"Statement": about}, region=REGION, arn=ARN, key=key) is allowed
+
+
+def test_a_roles_own_policy_names_nobody_and_means_its_role():
+    policy = {"Statement": {"Effect": "Allow", "Action": "logs:*", "Resource": "arn:aws:logs:*:*:log-group:/app/*"}}
+    assert is_allowed(policy, PolicyRequest(principals=None, action="logs:AssociateKmsKey", resource=ARN))
+    assert not is_allowed(
+        policy, PolicyRequest(principals=None, action="logs:AssociateKmsKey", resource="arn:aws:logs:x")
+    )
+    assert not is_allowed(policy, PolicyRequest(principals=frozenset(), action="logs:AssociateKmsKey", resource=ARN))

@@ -57,12 +57,17 @@ class SetQuota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRole:
-    """Create a role that the sandbox's own account may assume; answers with its ARN."""
+    """Create a role that the sandbox's own account may assume, or whom `trust` names, and that may do what `policy` says.
+
+    Answers with its ARN.
+    """
 
     account: str
     name: str
     external_id: str | None
     partition: str
+    trust: str | None = None
+    policy: str | None = None
     kind: Literal["create_role"] = "create_role"
 
 

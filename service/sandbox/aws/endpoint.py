@@ -32,6 +32,7 @@ from service.sandbox.aws.faults import FaultPlan, Mishap
 from service.sandbox.aws.identity import Sessions
 from service.sandbox.aws.logs import LogGroups
 from service.sandbox.aws.moto import moto_answer
+from service.sandbox.aws.permissions import refuse_unpermitted
 from service.sandbox.aws.policy import log_group_arn
 from service.sandbox.aws.quota import Quotas
 
@@ -178,6 +179,7 @@ class Endpoint:
     def _work(self, call: ApiCall) -> Answer:
         """Do what the call asks for: by our own code where there is some, by moto otherwise."""
         operation = self._operations.get((call.envelope.service, call.envelope.operation))
+        refuse_unpermitted(call)
         try:
             return moto_answer(call, self.sessions) if operation is None else json_answer(operation(call))
         except JsonRESTError as e:

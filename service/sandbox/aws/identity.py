@@ -134,13 +134,14 @@ class SandboxSts(TokenResponse):
             action="sts:AssumeRole",
             context={} if external_id is None else {"sts:ExternalId": external_id},
         )
-        role = _find_role(role_arn)
+        role = find_role(role_arn)
         if role is None or not is_allowed(json.loads(role.assume_role_policy_document), request):
             raise not_authorized_error("sts", caller_arn=self._caller.arn, action="sts:AssumeRole", resource=role_arn)
         return role
 
 
-def _find_role(role_arn: str) -> Role | None:
+def find_role(role_arn: str) -> Role | None:
+    """The role of an ARN, if there is one."""
     parts = role_arn.split(":", 5)
     if len(parts) < 6 or parts[2] != "iam":
         return None
@@ -150,8 +151,20 @@ def _find_role(role_arn: str) -> Role | None:
         return None
 
 
-def create_role(*, account: str, name: str, external_id: str | None, trusted_account: str, partition: str) -> str:
-    """Create a role that `trusted_account` may assume, with the external id if there is one; the role's ARN."""
+def create_role(
+    *,
+    account: str,
+    name: str,
+    external_id: str | None,
+    trusted_account: str,
+    partition: str,
+    trust: str | None = None,
+    policy: str | None = None,
+) -> str:
+    """Create a role that `trusted_account` may assume, with the external id if there is one; the role's ARN.
+
+    `trust` replaces that trust policy. With a `policy` the role may do what it says, without one anything. Both are JSON.
+    """
     path, _, short_name = f"/{name.lstrip('/')}".rpartition("/")
     statement: dict[str, Any] = {
         "Effect": "Allow",
@@ -162,12 +175,14 @@ def create_role(*, account: str, name: str, external_id: str | None, trusted_acc
         statement["Condition"] = {"StringEquals": {"sts:ExternalId": external_id}}
     role = iam_backends[account][partition].create_role(
         role_name=short_name,
-        assume_role_policy_document=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
+        assume_role_policy_document=trust or json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
         path=f"{path}/",
         permissions_boundary=None,
         description="",
         tags=[],
         max_session_duration=str(_DEFAULT_SESSION_S),
     )
+    if policy is not None:
+        role.put_policy("sandbox", policy)
     arn: str = role.arn
     return arn

@@ -14,10 +14,14 @@ from moto.kms.models import Key, KmsBackend, kms_backends
 
 from service.sandbox.aws.call import ApiCall
 from service.sandbox.aws.errors import AwsError, not_authorized_error
-from service.sandbox.aws.policy import Policy, PolicyRequest, is_allowed
+from service.sandbox.aws.policy import Policy, PolicyRequest, default_key_policy, is_allowed
 from service.sandbox.aws.shapes import check_request
 
 _ARN = re.compile(r"arn:[a-z-]+:kms:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<resource>(?:key|alias)/\S+)")
+_CLOSED: Final = (
+    "on this resource because the resource does not exist in this Region, no resource-based policies allow access, or a "
+    "resource-based policy explicitly denies access"
+)
 _DEFAULT_WAITING_DAYS: Final = 30  # ScheduleKeyDeletion's default
 
 
@@ -77,7 +81,24 @@ def _describe_key(call: ApiCall) -> dict[str, Any]:
 
 
 def _get_key_policy(call: ApiCall) -> dict[str, Any]:
+    if "alias/" in call.params.get("KeyId", ""):  # "Specify the key ID or key ARN": which code comes is not confirmed
+        raise AwsError("InvalidArnException", f"Invalid arn {call.params['KeyId']}")
     return {"Policy": _key_for(call).policy, "PolicyName": "default"}
+
+
+def _replicate_key(call: ApiCall) -> dict[str, Any]:
+    """Make a replica that has a policy, aliases and a state of its own; moto's shares them with the key that it copies."""
+    primary, region = _key_for(call), call.params["ReplicaRegion"]
+    if not primary.multi_region:
+        raise AwsError("UnsupportedOperationException", f"{primary.arn} is not a multi-Region key.")
+    if primary.id in kms_backends[primary.account_id][region].keys:
+        raise AwsError("AlreadyExistsException", f"{primary.arn} has a replica in {region}.")
+    replica = kms_backends[primary.account_id][call.region].replicate_key(primary.id, region)
+    replica.aliases = {}
+    replica.policy = call.params.get("Policy") or json.dumps(default_key_policy(primary.account_id, region))
+    replica.multi_region_configuration = primary.multi_region_configuration | {"MultiRegionKeyType": "REPLICA"}
+    set_key_state(replica, "Enabled")
+    return {"ReplicaKeyMetadata": replica.to_dict()["KeyMetadata"], "ReplicaPolicy": replica.policy, "ReplicaTags": []}
 
 
 def _enable_key(call: ApiCall) -> dict[str, Any]:
@@ -122,25 +143,44 @@ def _checked(call: ApiCall) -> Mapping[str, Any]:
     return call.params
 
 
+def named_key(call: ApiCall) -> Key | None:
+    """The key that a call names by id, ARN or alias, if there is one."""
+    key_id = str(call.params.get("KeyId", ""))
+    arn = _ARN.fullmatch(key_id)
+    return _resolve(kms_backends[arn["account"] if arn else call.caller.account][call.region], key_id)
+
+
 def _key_for(call: ApiCall, *, across_accounts: bool = False) -> Key:
-    """The key that a call names by id, ARN or alias, if its policy lets the caller do what the call does."""
+    """The key that a call names by id, ARN or alias, if its policy lets the caller do what the call does.
+
+    To another account, KMS does not say whether a key is absent or closed to the caller.
+    """
     key_id = _checked(call)["KeyId"]
     arn = _ARN.fullmatch(key_id)
     if arn and arn["region"] != call.region:
         raise AwsError("NotFoundException", f"Invalid arn {arn['region']}")
     is_foreign = arn is not None and arn["account"] != call.caller.account
-    account = arn["account"] if arn else call.caller.account
-    key = _resolve(kms_backends[account][call.region], key_id)
     action = f"kms:{call.envelope.operation}"
     if is_foreign and not across_accounts:
         reason = " because this operation cannot be performed on a key in another account"
         raise not_authorized_error("kms", caller_arn=call.caller.arn, action=action, resource=key_id, reason=reason)
-    if key is None:
-        raise AwsError("NotFoundException", f"Key '{key_id}' does not exist")
-    if not is_allowed(key_policy(key), PolicyRequest(principals=call.caller.principals(call.region), action=action)):
-        reason = f" because no resource-based policy allows the {action} action"
-        raise not_authorized_error("kms", caller_arn=call.caller.arn, action=action, resource=key.arn, reason=reason)
-    return key
+    key = named_key(call)
+    if key is None and not is_foreign:
+        what = f"Alias {key_id} is not found." if "alias/" in key_id else f"Key '{key_id}' does not exist"
+        raise AwsError("NotFoundException", what)
+    request = PolicyRequest(
+        principals=call.caller.principals(call.region), action=action, resource=key.arn if key else key_id
+    )
+    if key is not None and is_allowed(key_policy(key), request):
+        return key
+    if is_foreign:
+        raise AwsError(
+            "AccessDeniedException", f"User: {call.caller.arn} is not authorized to perform: {action} {_CLOSED}"
+        )
+    reason = f" because no resource-based policy allows the {action} action"
+    raise not_authorized_error(
+        "kms", caller_arn=call.caller.arn, action=action, resource=str(request.resource), reason=reason
+    )
 
 
 def _resolve(backend: KmsBackend, key_id: str) -> Key | None:
@@ -157,5 +197,6 @@ OPERATIONS: Final[Mapping[str, Callable[[ApiCall], dict[str, Any]]]] = {
     "DisableKey": _disable_key,
     "EnableKey": _enable_key,
     "GetKeyPolicy": _get_key_policy,
+    "ReplicateKey": _replicate_key,
     "ScheduleKeyDeletion": _schedule_key_deletion,
 }

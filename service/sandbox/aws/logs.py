@@ -234,7 +234,7 @@ def _refuse_unusable_key(kms_key_id: str, *, region: str, arn: str) -> None:
     key = find_key(kms_key_id)
     if key and (key.key_state, key.key_spec, key.key_usage) != ("Enabled", "SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT"):
         raise not_found
-    if key is None or not may_encrypt_log_group(key_policy(key), region=region, arn=arn):
+    if key is None or not may_encrypt_log_group(key_policy(key), region=region, arn=arn, key=key.arn):
         message = f"The specified KMS key does not exist or is not allowed to be used with Arn '{arn}'"
         raise AwsError("AccessDeniedException", message)
 

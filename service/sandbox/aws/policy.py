@@ -1,6 +1,6 @@
-"""The part of the IAM policy language that KMS key policies and role trust policies are written in, and the key policy Logs needs.
+"""The part of the IAM policy language that key, trust and role policies are written in here, and the key policy Logs needs.
 
-Pure. `Resource` is not looked at: in these two kinds of policy it can only be the key or the role itself.
+Pure, and nothing of it is shared with the service's own reading of key policies: each is a check on the other.
 """
 
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from service.domain.log_group import partition_of
+from service.domain.log_group import dns_suffix_of, partition_of
 
 # What CloudWatch Logs has to be allowed, from AWS's page on encrypting log data with KMS. The page lists kms:Describe* too, under
 # a condition on the encryption context that DescribeKey never carries, so it cannot be what decides.
@@ -22,27 +22,32 @@ _Matches = Callable[[str, str], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRequest:
-    """Who wants to do what: `principals` are every name the caller answers to, as (type, name)."""
+    """Who wants to do what, and to what.
 
-    principals: frozenset[tuple[str, str]]
+    `principals` are every name the caller answers to, as (type, name); None for a role's own policy, which names nobody. `resource`
+    is None where a policy can only mean what it is attached to, a role's trust policy.
+    """
+
+    principals: frozenset[tuple[str, str]] | None
     action: str
+    resource: str | None = None
     context: Mapping[str, str] = field(default_factory=dict)
 
 
 def logs_service(region: str) -> str:
     """The principal that CloudWatch Logs acts as in a Region; a key policy has to name the Region's own."""
-    suffix = "amazonaws.com.cn" if partition_of(region) == "aws-cn" else "amazonaws.com"
-    return f"logs.{region}.{suffix}"
+    return f"logs.{region}.{dns_suffix_of(region)}"
 
 
-def may_encrypt_log_group(policy: Policy, *, region: str, arn: str) -> bool:
-    """Whether a key policy lets CloudWatch Logs use the key for a log group, given its ARN without the trailing `:*`."""
+def may_encrypt_log_group(policy: Policy, *, region: str, arn: str, key: str | None = None) -> bool:
+    """Whether a key policy lets CloudWatch Logs use the key (an ARN) for a log group, given its ARN without the trailing `:*`."""
     return all(
         is_allowed(
             policy,
             PolicyRequest(
                 principals=frozenset({("Service", logs_service(region))}),
                 action=action,
+                resource=key,
                 context={LOGS_CONTEXT_KEY: arn},
             ),
         )
@@ -98,8 +103,9 @@ def is_allowed(policy: Policy, request: PolicyRequest) -> bool:
 
 def _covers(statement: Policy, request: PolicyRequest) -> bool:
     return (
-        _names_principal(statement, request)
+        _names_principal(statement, request.principals)
         and _names_action(statement, request.action)
+        and _names_resource(statement, request.resource)
         and all(
             _holds(operator, key, _listed(wanted), request.context)
             for operator, keys in statement.get("Condition", {}).items()
@@ -108,10 +114,12 @@ def _covers(statement: Policy, request: PolicyRequest) -> bool:
     )
 
 
-def _names_principal(statement: Policy, request: PolicyRequest) -> bool:
+def _names_principal(statement: Policy, principals: frozenset[tuple[str, str]] | None) -> bool:
+    if principals is None:
+        return True
     if "NotPrincipal" in statement:
-        return not _includes(statement["NotPrincipal"], request.principals)
-    return _includes(statement.get("Principal"), request.principals)
+        return not _includes(statement["NotPrincipal"], principals)
+    return _includes(statement.get("Principal"), principals)
 
 
 def _includes(principal: object, callers: Iterable[tuple[str, str]]) -> bool:
@@ -125,6 +133,15 @@ def _names_action(statement: Policy, action: str) -> bool:
     if "NotAction" in statement:
         return not any(_like(pattern.lower(), action.lower()) for pattern in _listed(statement["NotAction"]))
     return any(_like(pattern.lower(), action.lower()) for pattern in _listed(statement.get("Action")))
+
+
+def _names_resource(statement: Policy, resource: str | None) -> bool:
+    """KMS takes no key policy without a Resource; a scene's short ones may leave it out."""
+    if resource is None or ("Resource" not in statement and "NotResource" not in statement):
+        return True
+    if "NotResource" in statement:
+        return not any(_like(pattern, resource) for pattern in _listed(statement["NotResource"]))
+    return any(_like(pattern, resource) for pattern in _listed(statement["Resource"]))
 
 
 def _holds(operator: str, key: str, wanted: list[str], context: Mapping[str, str]) -> bool:

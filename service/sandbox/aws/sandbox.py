@@ -3,7 +3,8 @@
 It runs in a process of its own (`service.sandbox.aws.server`), built on moto. Beyond moto it has what Logwarden's work meets at AWS:
 AssociateKmsKey and exact look-ups, request quotas, key policies, roles with external ids, and faults on demand. What it does not do:
 
-- Signatures and IAM permissions are not checked. What a role may do is decided by key policies and by `Faults.not_authorized` alone.
+- Signatures are not checked, and IAM permissions only of roles that have policies: a role without one may do anything that key and
+  trust policies allow. Of service control policies, boundaries and grants there is nothing; `Faults.not_authorized` stands for them.
 - CreateLogGroup has no quota until `set_quota` gives it one, so that setting a scene is quick. KMS, STS and DynamoDB have none.
 - Key and trust policies are evaluated with the common condition operators; a call that needs another one is refused.
 - Results of stored Insights queries have no key. State is in memory and ends with the process.
@@ -155,12 +156,28 @@ class AwsSandbox:
     # -- the scene
 
     async def create_role(
-        self, account: str, name: str, external_id: str | None = None, *, partition: str = "aws"
+        self,
+        account: str,
+        name: str,
+        external_id: str | None = None,
+        *,
+        partition: str = "aws",
+        trust: Policy | None = None,
+        policy: Policy | None = None,
     ) -> str:
-        """Create a role (name with path) that the sandbox's own account may assume; its ARN."""
-        return str(
-            await self._run(CreateRole(account=account, name=name, external_id=external_id, partition=partition))
+        """Create a role (name with path); its ARN. The sandbox's own account may assume it, unless a `trust` policy says otherwise.
+
+        A role with a `policy` may do what that says, one without anything.
+        """
+        command = CreateRole(
+            account=account,
+            name=name,
+            external_id=external_id,
+            partition=partition,
+            trust=None if trust is None else json.dumps(trust),
+            policy=None if policy is None else json.dumps(policy),
         )
+        return str(await self._run(command))
 
     async def create_key(
         self,

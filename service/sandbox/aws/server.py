@@ -81,6 +81,8 @@ class Control:
                     external_id=command.external_id,
                     trusted_account=endpoint.sessions.account,
                     partition=command.partition,
+                    trust=command.trust,
+                    policy=command.policy,
                 )
             case CreateKey():
                 key = create_key(

@@ -204,7 +204,7 @@ def _tenant_file(keys: Mapping[str, Mapping[str, str]]) -> str:
         "tenants": [
             tenant("acme", names=["/acme/*"]),
             tenant("globex", names=["/globex/*"]),
-            tenant("initech", tags={"team": ["initech"]}),
+            tenant("initech", names=["/shared/*"], tags={"team": ["initech"]}),
         ],
     }
     return yaml.safe_dump(content, sort_keys=False)

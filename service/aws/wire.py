@@ -1,0 +1,162 @@
+"""Calls to one service in one Region, over an HTTP session that all of them share.
+
+aiobotocore's client knows where the service is; botocore's model knows how a call is written and an answer read, and which exception an
+error becomes. What aiobotocore does in between is left out: events, endpoint rules evaluated anew, request objects, and retries that are
+not wanted cost three quarters of a call's CPU, and each client has connections and a TLS context of its own.
+"""
+
+import asyncio
+import json
+import os
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+from urllib.parse import urlencode
+
+import aiohttp
+from aiobotocore.client import AioBaseClient
+from aiobotocore.parsers import create_parser
+from botocore.awsrequest import prepare_request_dict
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import NoCredentialsError
+from botocore.httpsession import ProxyConfiguration, get_cert_path
+from botocore.serialize import create_serializer
+from botocore.utils import get_environ_proxies
+from yarl import URL
+
+from service.aws.errors import ForeignAnswerError
+from service.aws.signature import canonical_path, signed
+
+_IDLE_S: Final = 12.0  # unused for this long a connection is closed, as in aiobotocore: AWS closes it after 20 s
+
+
+class SigningCredentials(Protocol):
+    """Credentials as the signer takes them."""
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """The credentials as they are now; fetches or refreshes them first where that is due."""
+
+
+@asynccontextmanager
+async def open_http(
+    *, connect_timeout_s: float, read_timeout_s: float, max_connections: int, ca_bundle: str | None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Open the session; a connection is made when a call needs one. Raises OSError for a bundle that cannot be read.
+
+    `ca_bundle` is a file of PEM; None for the one that REQUESTS_CA_BUNDLE names, as in botocore, or else botocore's own.
+    """
+    tls = await asyncio.to_thread(_tls_context, ca_bundle)  # reads some 150 certificates: 20 ms
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=max_connections, ssl=tls, keepalive_timeout=_IDLE_S),
+        timeout=aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=read_timeout_s),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as http:
+        yield http
+
+
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    file = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(verify=True)
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as e:  # it does not name the file
+        raise OSError(f"CA bundle {file}: {e}") from e
+
+
+class RegionalService:
+    """One service in one Region, for all accounts."""
+
+    def __init__(self, client: AioBaseClient, *, http: aiohttp.ClientSession, user_agent: str) -> None:
+        model = client.meta.service_model
+        self._client = client
+        self._http = http
+        self._model = model
+        self._operations: Mapping[str, str] = client.meta.method_to_api_mapping
+        self._serializer = create_serializer(model.resolved_protocol, include_validation=False)
+        self._parser: Any = create_parser(model.resolved_protocol)
+        self._refuse_foreign = FOREIGN_ANSWER_GUARDS[model.resolved_protocol]
+        self._region: str = client.meta.region_name
+        self._url = URL(_url_of_calls(client.meta.endpoint_url))
+        url = str(self._url)
+        self._path = canonical_path(url)
+        self._proxy = ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url)
+        self._signed_headers = {"Host": self._url.host_port_subcomponent or ""}
+        self._unsigned_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
+
+    async def call(
+        self, method: str, *, credentials: SigningCredentials | None, params: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Send one request and return the parsed answer; `method` is the client's name of the operation.
+
+        Raises VENDOR_ERRORS, and whatever `credentials` raise. A cancelled call closes its connection, and may have been worked.
+        """
+        if credentials is None:
+            raise NoCredentialsError
+        operation = self._model.operation_model(self._operations[method])
+        request = self._serializer.serialize_to_request(params, operation)
+        body = request["body"]
+        if not isinstance(body, bytes):
+            body = urlencode(body, doseq=True).encode()
+        headers = signed(
+            self._signed_headers | request["headers"],
+            path=self._path,
+            body=body,
+            credentials=await credentials.get_frozen_credentials(),
+            region=self._region,
+            service=self._model.signing_name,
+            timestamp=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+        )
+        async with self._http.post(
+            self._url,
+            data=body,
+            headers=headers | self._unsigned_headers,
+            proxy=self._proxy,
+            allow_redirects=False,  # AWS never does, and a session token must not follow where a portal points
+        ) as http:
+            answer = {"status_code": http.status, "headers": http.headers, "body": await http.read(), "context": {}}
+        self._refuse_foreign(answer)
+        parsed: dict[str, Any] = await self._parser.parse(answer, operation.output_shape)
+        if http.status >= 300:
+            code = parsed.get("Error", {}).get("Code")
+            error_class: Any = self._client.exceptions.from_code(code)
+            raise error_class(parsed, operation.name)
+        return parsed
+
+
+def _url_of_calls(endpoint_url: str) -> str:
+    """Where all calls go: these protocols know one path, `/`, below the one that the endpoint may have."""
+    request = {"url_path": "/", "query_string": "", "headers": {}}
+    prepare_request_dict(request, endpoint_url=endpoint_url)
+    return str(request["url"])
+
+
+# An answer that is not of the service's form comes from something in between. It matters most where the status is 200:
+# AssociateKmsKey answers with nothing, so a portal's page would pass for success, and a list cut short for a list without the group.
+
+
+def _refuse_foreign_json(answer: Mapping[str, Any]) -> None:
+    if answer["body"].strip():
+        try:
+            is_object = isinstance(json.loads(answer["body"]), dict)
+        except ValueError:
+            is_object = False
+        if not is_object:
+            raise ForeignAnswerError(answer["status_code"], answer["body"])
+
+
+_XML_OF_AWS: Final = re.compile(rb"\s*<(?!html|!doctype)", re.IGNORECASE)
+
+
+def _refuse_foreign_xml(answer: Mapping[str, Any]) -> None:
+    if not _XML_OF_AWS.match(answer["body"]):
+        raise ForeignAnswerError(answer["status_code"], answer["body"])
+
+
+# By botocore's names of the protocols. Each looks at an answer before botocore's parser makes something of it or breaks.
+FOREIGN_ANSWER_GUARDS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
+    "json": _refuse_foreign_json,
+    "query": _refuse_foreign_xml,
+}

@@ -1,0 +1,156 @@
+"""With exactly the policies of k8s/iam installed, everything that one ensure asks of AWS is allowed; with one right less, something is not."""
+
+from contextlib import asynccontextmanager
+from copy import deepcopy
+
+import pytest
+from aiobotocore.session import AioSession
+
+from service.aws.clients import AwsClients
+from service.aws.credentials import AccountCredentials, OwnCredentials
+from service.aws.keys import AwsKeys
+from service.aws.log_groups import AwsLogGroups
+from service.clock import LoopClock
+from service.domain.key import UsableKey
+from service.domain.log_group import AccountId, KeyArn, LogGroup, partition_of
+from service.domain.outcome import CallFailedError, FailureClass
+from service.sandbox.aws.policy import default_key_policy
+from tests.support.aws_server import set_own_environment
+from tests.support.iam import EXTERNAL_ID, LOGWARDENS_ACCOUNT, TENANTS_ACCOUNT, document, listed, statements
+
+GROUP = LogGroup.of(TENANTS_ACCOUNT, "eu-west-1", "/app/a")
+
+
+def without(policy, action):
+    """The policy with one action less."""
+    poorer = deepcopy(policy)
+    poorer["Statement"] = [
+        statement | {"Action": kept}
+        for statement in statements(policy)
+        if (kept := [each for each in listed(statement["Action"]) if each != action])
+    ]
+    return poorer
+
+
+RIGHTS = [action for statement in statements(document("member-role")) for action in listed(statement["Action"])]
+
+
+@asynccontextmanager
+async def installed(aws, monkeypatch, *, region=GROUP.region, member_role=None):
+    """Logwarden's side of AWS, run as its own role, with the policies installed in its and a tenant's account."""
+    partition = partition_of(region)
+    service_role = await aws.create_role(
+        LOGWARDENS_ACCOUNT,
+        "logwarden-service",
+        partition=partition,
+        policy=document("service-role", region=region),
+    )
+    await aws.create_role(
+        TENANTS_ACCOUNT,
+        "logwarden",
+        partition=partition,
+        trust=document("member-role-trust", region=region),
+        policy=member_role or document("member-role", region=region),
+    )
+    set_own_environment(monkeypatch)
+    async with AioSession().create_client("sts", region_name=region, endpoint_url=aws.endpoint) as sts:
+        session = (await sts.assume_role(RoleArn=service_role, RoleSessionName="pod"))["Credentials"]
+    set_own_environment(
+        monkeypatch,
+        AWS_ACCESS_KEY_ID=session["AccessKeyId"],
+        AWS_SECRET_ACCESS_KEY=session["SecretAccessKey"],
+        AWS_SESSION_TOKEN=session["SessionToken"],
+    )
+    clock = LoopClock()
+    async with AwsClients(
+        own_region=region,
+        endpoint_url=aws.endpoint,
+        connect_timeout_s=5.0,
+        read_timeout_s=10.0,
+        max_in_flight=8,
+        user_agent="logwarden/test",
+    ) as clients:
+        credentials = AccountCredentials(
+            clients=clients,
+            own=OwnCredentials(chain=clients.credential_chain, clock=clock),
+            clock=clock,
+            own_account=None,  # so that STS is asked, too
+            role_name="logwarden",
+            role_session_name="logwarden",
+            external_id=EXTERNAL_ID,
+            sts_region=region,
+        )
+        yield (
+            AwsKeys(clients=clients, credentials=credentials, clock=clock, fresh_s=300.0, recheck_s=15.0),
+            AwsLogGroups(clients=clients, credentials=credentials),
+        )
+
+
+async def tenants_key(aws, group):
+    """A key that its tenant's administrator gave the statement of k8s/iam and nothing else."""
+    policy = default_key_policy(group.account, group.region)
+    policy["Statement"].append(document("key-policy-statement", region=group.region))
+    return KeyArn(await aws.create_key(group.account, group.region, policy=policy))
+
+
+async def ensure(keys, log_groups, group, key):
+    """Everything that the service asks of AWS for one log group, in its order."""
+    finding = await keys.inspect(key, group)
+    assert isinstance(finding, UsableKey), finding
+    assert finding.policy is not None, finding.unread
+    await log_groups.tags_of(group)
+    await log_groups.describe(group.lane, [group.name])
+    await log_groups.associate(group, key)
+    assert await log_groups.describe(group.lane, [group.name]) == {group.name: key}
+
+
+@pytest.mark.parametrize("region", ["eu-west-1", "us-gov-west-1", "cn-north-1"])
+async def test_the_policies_as_they_are_allow_one_ensure(aws, monkeypatch, region):
+    group = LogGroup.of(TENANTS_ACCOUNT, region, "/app/a")
+    await aws.create_log_group(group.account, region, group.name)
+    key = await tenants_key(aws, group)
+    async with installed(aws, monkeypatch, region=region) as (keys, log_groups):
+        await ensure(keys, log_groups, group, key)
+
+
+@pytest.mark.parametrize("right", RIGHTS)
+async def test_with_any_right_of_the_member_role_less_an_ensure_fails(aws, monkeypatch, right):
+    await aws.create_log_group(GROUP.account, GROUP.region, GROUP.name)
+    key = await tenants_key(aws, GROUP)
+    async with installed(aws, monkeypatch, member_role=without(document("member-role"), right)) as (keys, log_groups):
+        with pytest.raises((CallFailedError, AssertionError)) as raised:
+            await ensure(keys, log_groups, GROUP, key)
+    assert f"no identity-based policy allows the {right.rstrip('*')}" in str(raised.value)
+    if isinstance(raised.value, CallFailedError):
+        assert raised.value.failure is FailureClass.NOT_AUTHORIZED
+
+
+async def test_the_member_role_cannot_decrypt_by_itself(aws, monkeypatch):
+    key = await tenants_key(aws, GROUP)
+    async with installed(aws, monkeypatch) as (keys, _):
+        clients = keys._clients
+        credentials = await keys._credentials.of(AccountId(TENANTS_ACCOUNT))
+        with pytest.raises(CallFailedError, match="kms:Decrypt"):
+            await clients.call("kms", GROUP.region, "decrypt", credentials=credentials, CiphertextBlob=b"x", KeyId=key)
+
+
+async def test_nobody_else_may_assume_the_member_role(aws, monkeypatch):
+    async with installed(aws, monkeypatch):
+        pass
+    set_own_environment(monkeypatch)  # another user of Logwarden's own account
+    role = f"arn:aws:iam::{TENANTS_ACCOUNT}:role/logwarden"
+    async with AioSession().create_client("sts", region_name="eu-west-1", endpoint_url=aws.endpoint) as sts:
+        with pytest.raises(sts.exceptions.ClientError, match="not authorized to perform: sts:AssumeRole"):
+            await sts.assume_role(RoleArn=role, RoleSessionName="test", ExternalId=EXTERNAL_ID)
+
+
+async def test_logwardens_role_may_assume_no_other_role_and_none_without_the_external_id(aws, monkeypatch):
+    await aws.create_role(TENANTS_ACCOUNT, "administrator")
+    async with (
+        installed(aws, monkeypatch),
+        AioSession().create_client("sts", region_name="eu-west-1", endpoint_url=aws.endpoint) as sts,
+    ):
+        for name, external_id in (("administrator", {"ExternalId": EXTERNAL_ID}), ("logwarden", {})):
+            role = f"arn:aws:iam::{TENANTS_ACCOUNT}:role/{name}"
+            with pytest.raises(sts.exceptions.ClientError, match="not authorized to perform: sts:AssumeRole"):
+                await sts.assume_role(RoleArn=role, RoleSessionName="test", **external_id)
