@@ -1,3 +1,3 @@
 """Fixtures for the whole suite."""
 
-pytest_plugins = ["tests.support.aws", "tests.support.kafka"]
+pytest_plugins = ["tests.support.aws", "tests.support.kafka", "tests.support.postgres"]

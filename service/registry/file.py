@@ -1,164 +1,198 @@
-"""The tenant registry as a YAML file: loaded as a whole or not at all, and loaded again when it changes.
+"""The tenant registry as YAML: one file, or a folder of them; loaded as a whole or not at all, and loaded again when it changes.
 
-A file that is wrong is refused with every problem in it, each with its line. At the start that ends the process; later the rules
-that are in force stay in force.
+A folder's files are read in the order of their names and are as one file: lists are joined, anything else is in one of them.
+What is wrong is refused with every problem, each with its file and line. At the start that ends the process; later the rules that
+are in force stay in force.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import structlog
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from service.clock import LoopClock
-from service.domain.log_group import InvalidIdentityError, LogGroup, key_arn, key_region
+from service.domain.log_group import AccountId, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.tenancy import Decision, TenantRules
 from service.ports import Clock
+from service.registry.document import check, path_of, told
 from service.registry.located_yaml import LocatedYaml, Location, YamlError
-from service.registry.schema import TenantFile, entry_at
+from service.registry.schema import Contradiction, TenantFile
 
 # A changed ConfigMap takes the kubelet up to a minute to show; a look at the file's status costs microseconds.
 _POLL_INTERVAL_S: Final = 5.0
 _MAX_LOGGED_PROBLEMS: Final = 20
-
-# By the type of pydantic's error; `_reason` has those that need more than a constant.
-_REASONS: Final = {
-    "missing": "is missing",
-    "string_type": "has to be text",
-    "list_type": "has to be a list",
-    "dict_type": "has to be a mapping",
-    "model_type": "has to be a mapping",
-    "too_short": "is empty",
-    "string_too_short": "is empty",
-}
+_VERSIONS: Final = get_args(TenantFile.model_fields["version"].annotation)
+_SUFFIXES: Final = frozenset({".yaml", ".yml"})
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class FileProblem:
-    """One thing wrong with the file: the line from 1, the field's path such as `tenants[0].keys.eu-west-1`, and what is wrong."""
+    """One thing wrong with a file: the line from 1, the field's path such as `tenants[0].keys.eu-west-1`, and what is wrong.
 
+    `file` is its name in a folder, empty where the registry is a single file.
+    """
+
+    file: str
     line: int
     field: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.line}: {self.field}: {self.reason}" if self.field else f"{self.line}: {self.reason}"
+        place = f"{self.file}:{self.line}" if self.file else f"{self.line}"
+        return f"{place}: {self.field}: {self.reason}" if self.field else f"{place}: {self.reason}"
 
 
 class TenantFileError(Exception):
     """The tenant file cannot be used. The text has a line for each problem, as compilers write it: file, line, field, reason."""
 
     def __init__(self, path: Path, problems: list[FileProblem]) -> None:
-        super().__init__("\n".join(f"{path}:{problem}" for problem in problems))
+        super().__init__("\n".join(f"{path}{'/' if problem.file else ':'}{problem}" for problem in problems))
         self.path = path
         self.problems = tuple(problems)
 
 
 def load_tenant_file(path: Path) -> TenantRules:
-    """Read and check the file. Raises TenantFileError with every problem in it."""
+    """Read and check the file, or the folder's files. Raises TenantFileError with every problem in it."""
+    return _load_rules(path)[0]
+
+
+def load_tenants(path: Path) -> TenantFile:
+    """The same before it is made into rules, to be stored elsewhere. Raises TenantFileError."""
     return _load(path)[0]
 
 
-def _load(path: Path) -> tuple[TenantRules, str]:
-    """The rules, and a version that changes with the file's content."""
+def _load_rules(path: Path) -> tuple[TenantRules, str]:
+    tenant_file, version = _load(path)
+    return tenant_file.rules(), version
+
+
+def _load(path: Path) -> tuple[TenantFile, str]:
+    """What the file or folder holds, and a version that changes with its content."""
+    contents = _contents(path)
+    tenant_file = _parse(path, contents)
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name}:{len(content)}:".encode() if name else b"")
+        digest.update(content)
+    return tenant_file, digest.hexdigest()[:12]
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    """Bytes by the file's name in the folder; a single file has no name."""
     try:
-        content = path.read_bytes()
+        if not path.is_dir():
+            return {"": path.read_bytes()}
+        contents = {file.name: file.read_bytes() for file in _files(path)}
     except OSError as e:
-        raise TenantFileError(path, [FileProblem(1, "", f"cannot be read: {e.strerror}")]) from e
-    return _parse(path, content), hashlib.sha256(content).hexdigest()[:12]
+        name = Path(e.filename).name if path.is_dir() and e.filename else ""
+        raise TenantFileError(path, [FileProblem(name, 1, "", f"cannot be read: {e.strerror}")]) from e
+    if not contents:
+        raise TenantFileError(path, [FileProblem("", 1, "", "has no file whose name ends in .yaml or .yml")])
+    return contents
 
 
-def _parse(path: Path, content: bytes) -> TenantRules:
-    try:
-        document = LocatedYaml(content.decode())
-    except UnicodeDecodeError as e:
-        line = content.count(b"\n", 0, e.start) + 1
-        raise TenantFileError(path, [FileProblem(line, "", "is not UTF-8")]) from e
-    except YamlError as e:
-        raise TenantFileError(path, [FileProblem(e.line, "", e.reason)]) from e
-    problems = [
-        *(FileProblem(line, _path(at), "is here a second time") for at, line in document.duplicate_keys),
-        *(FileProblem(document.line_of(at), _path(at), reason) for at, reason in _contradictions(document.data)),
-    ]
-    try:
-        tenant_file = TenantFile.model_validate(document.data)
-    except ValidationError as e:
-        problems += (_problem(document, error) for error in e.errors(include_url=False))
-        raise TenantFileError(path, sorted(problems)) from e
-    if problems:
+def _files(folder: Path) -> list[Path]:
+    """A ConfigMap's real files are in hidden folders, and the visible names are links to them."""
+    return sorted(f for f in folder.iterdir() if f.suffix in _SUFFIXES and not f.name.startswith(".") and f.is_file())
+
+
+def _parse(path: Path, contents: Mapping[str, bytes]) -> TenantFile:
+    problems: list[FileProblem] = []
+    documents: dict[str, LocatedYaml] = {}
+    for name, content in contents.items():
+        try:
+            documents[name] = document = LocatedYaml(content.decode())
+        except UnicodeDecodeError as e:
+            problems.append(FileProblem(name, content.count(b"\n", 0, e.start) + 1, "", "is not UTF-8"))
+        except YamlError as e:
+            problems.append(FileProblem(name, e.line, "", e.reason))
+        else:
+            problems += (
+                FileProblem(name, line, path_of(at), "is here a second time") for at, line in document.duplicate_keys
+            )
+    if len(documents) < len(contents):
         raise TenantFileError(path, sorted(problems))
-    return tenant_file.rules()
+    joined = _Joined(documents)
+    tenant_file, found = check(joined.data, scalar_at=joined.scalar_at)
+    problems += [*joined.problems, *map(joined.problem, found)]
+    if tenant_file is None or problems:
+        raise TenantFileError(path, sorted(set(problems)))
+    return tenant_file
 
 
-# -- problems
+class _Joined:
+    """Several documents as one, and where in them each part of it is written. A single document is left as it is.
 
+    `problems` are those of joining them; places are those of the joined document.
+    """
 
-def _contradictions(data: Any) -> Iterator[tuple[Location, str]]:
-    """What only shows where several fields are looked at together. Passes over whatever the schema will refuse."""
-    document = data if isinstance(data, dict) else {}
-    tenants = document.get("tenants")
-    ids: dict[str, int] = {}
-    for index, tenant in enumerate(tenants if isinstance(tenants, list) else []):
-        id_, keys = (tenant.get("id"), tenant.get("keys")) if isinstance(tenant, dict) else (None, None)
-        if isinstance(id_, str) and ids.setdefault(id_, index) != index:
-            yield ("tenants", index, "id"), f"{id_} is the id of tenants[{ids[id_]}] already"
-        for region, key in keys.items() if isinstance(keys, dict) else ():
-            if isinstance(region, str) and _region_of(key) not in {None, region}:
-                yield ("tenants", index, "keys", region), f"the key is in {_region_of(key)}, not in {region}"
-    default = document.get("default_tenant")
-    if isinstance(default, str) and default not in ids:
-        yield ("default_tenant",), f"there is no tenant {default}"
+    def __init__(self, documents: Mapping[str, LocatedYaml]) -> None:
+        self._documents = documents
+        self._is_single = len(documents) == 1
+        self._parts: dict[
+            str, list[tuple[str, int]]
+        ] = {}  # by field: the files that have it, and where their part starts
+        self.problems: list[FileProblem] = []
+        if self._is_single:
+            [document] = documents.values()
+            self.data = document.data
+            return
+        self.data = {}
+        for name, document in documents.items():
+            self._add(name, document.data)
 
+    def _add(self, name: str, data: Any) -> None:
+        if not isinstance(data, dict):
+            self._refuse(name, (), "is empty" if data is None else "has to be a mapping")
+            return
+        if (version := data.get("version")) not in _VERSIONS or isinstance(version, bool):
+            is_there = "version" in data
+            self._refuse(name, ("version",), f"has to be {_VERSIONS[0]}" if is_there else "is missing")
+        for field, value in data.items():
+            if field == "version":
+                self.data[field] = _VERSIONS[0]  # what is wrong with it has been told
+            elif field not in self.data:
+                self.data[field] = list(value) if isinstance(value, list) else value
+                self._parts[field] = [(name, 0)]
+            elif isinstance(value, list) and isinstance(joined := self.data[field], list):
+                self._parts[field].append((name, len(joined)))
+                joined += value
+            else:
+                self._refuse(name, (field,), f"is in {self._parts[field][0][0]} already")
 
-def _region_of(key: Any) -> str | None:
-    try:
-        return key_region(key_arn(key))
-    except InvalidIdentityError:
-        return None
+    def _refuse(self, name: str, at: Location, reason: str) -> None:
+        self.problems.append(FileProblem(name, self._documents[name].line_of(at), path_of(at), reason))
 
+    def scalar_at(self, location: Location) -> str | None:
+        name, at = self._written(location)
+        return self._documents[name].scalar_at(at)
 
-def _problem(document: LocatedYaml, error: ErrorDetails) -> FileProblem:
-    location = error["loc"]
-    return FileProblem(document.line_of(location), _path(location), _reason(document, error))
+    def problem(self, problem: Contradiction) -> FileProblem:
+        name, at = self._written(problem.at)
+        return FileProblem(name, self._documents[name].line_of(at), path_of(at), told(problem, self._called))
 
+    def _called(self, location: Location) -> str:
+        name, at = self._written(location)
+        line = self._documents[name].line_of(at)
+        return f"{path_of(at)} in {name}:{line}" if name else f"{path_of(at)} on line {line}"
 
-def _reason(document: LocatedYaml, error: ErrorDetails) -> str:
-    """What is wrong in the words of somebody who edits YAML; pydantic's own are about Python."""
-    location, value = error["loc"], error["input"]
-    match error["type"]:
-        case _ if value is None:
-            return "is empty"
-        case "extra_forbidden":
-            model = entry_at(location[:-1])
-            return f"is no field here; there are {', '.join(model.model_fields)}" if model else "is no field here"
-        case "string_type" if not isinstance(value, list | dict):
-            written = document.scalar_at(location)
-            return f'has to be in quotes ("{written}"): YAML reads {written} as {_yaml_kind(value)}'
-        case "literal_error":
-            return f"has to be {error['ctx']['expected']}"
-        case "value_error":
-            return str(error["ctx"]["error"])
-        case other:
-            return _REASONS.get(other, error["msg"])
-
-
-def _yaml_kind(value: object) -> str:
-    if isinstance(value, bool):
-        return f"{value}".lower()
-    return f"the number {value}" if isinstance(value, int | float) else f"a {type(value).__name__}"
-
-
-def _path(location: Location) -> str:
-    """`tenants[0].keys.eu-west-1`; pydantic's mark for a mapping's key, `[key]`, is left out."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
-    return "".join(parts).removeprefix(".")
+    def _written(self, location: Location) -> tuple[str, Location]:
+        """The file in which a part of the joined document is written, and where in it."""
+        first = next(iter(self._documents))
+        if self._is_single or not location or location[0] not in self._parts:
+            return first, location
+        parts = self._parts[str(location[0])]
+        if len(location) == 1 or not isinstance(location[1], int):
+            return parts[0][0], location
+        name, start = max((part for part in parts if part[1] <= location[1]), key=lambda part: part[1])
+        return name, (location[0], location[1] - start, *location[2:])
 
 
 # -- the directory
@@ -176,7 +210,7 @@ class FileDirectory:
         self._clock = clock or LoopClock()
         self._poll_interval_s = poll_interval_s
         self._seen = _status(path)
-        self._accept(*_load(path))
+        self._accept(*_load_rules(path))
 
     def _accept(self, rules: TenantRules, version: str) -> None:
         self._rules = rules
@@ -184,6 +218,8 @@ class FileDirectory:
         self.loaded_at_ms = self._clock.epoch_ms()
         self.last_error: TenantFileError | None = None
         _log.info("tenant_file_loaded", path=str(self._path), version=version, tenants=len(rules))
+        for rule, first in islice(rules.never_first(), _MAX_LOGGED_PROBLEMS):
+            _log.warning("tenant_rule_never_decides", rule=str(rule), same_as=str(first))
 
     async def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
         """Decide by the rules in force; never raises, since they are in memory."""
@@ -192,6 +228,18 @@ class FileDirectory:
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         """Whether the group's tags may change what the rules in force decide."""
         return self._rules.depends_on_tags(log_group)
+
+    async def lists(self, account: AccountId) -> bool:
+        """Whether a rule in force lists the account."""
+        return self._rules.lists(account)
+
+    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
+        """Where the rules in force may give log groups to this tenant, or to any."""
+        return await asyncio.to_thread(self._rules.lanes, tenant)  # a second for ten thousand tenants
+
+    async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
+        """Every tenant's keys, by the rules in force."""
+        return self._rules.keys
 
     async def watch(self) -> None:
         """Look every few seconds whether the file has changed, until cancelled. Never returns.
@@ -212,7 +260,9 @@ class FileDirectory:
             return False
         self._seen = status
         try:
-            rules, version = await asyncio.to_thread(_load, self._path)  # seconds of parsing for ten thousand tenants
+            rules, version = await asyncio.to_thread(
+                _load_rules, self._path
+            )  # seconds of parsing for ten thousand tenants
         except TenantFileError as e:
             self.last_error = e
             problems = [str(problem) for problem in e.problems[:_MAX_LOGGED_PROBLEMS]]
@@ -228,10 +278,11 @@ class FileDirectory:
         return True
 
 
-def _status(path: Path) -> tuple[int, ...] | None:
-    """What changes when the file does, also when a symbolic link on the way to it is swapped; None where it is not there."""
+def _status(path: Path) -> tuple[tuple[str | int, ...], ...] | None:
+    """What changes when the file, or a folder's files do, also when a link on the way is swapped; None where nothing is there."""
     try:
-        status = path.stat()
+        files = [path, *_files(path)] if path.is_dir() else [path]
+        statuses = [(file.name, file.stat()) for file in files]
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return tuple((name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in statuses)

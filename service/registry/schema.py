@@ -1,15 +1,21 @@
 """The tenant file's schema: what an operator may write, checked and described at the edge, and what it means inside."""
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain, islice
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from service.domain.conditions import Conditions, Globs
-from service.domain.log_group import AccountId, KeyArn, Region, TenantId, account_id, key_arn, region_name
-from service.domain.tenancy import Exclusion, Tenant, TenantRules
+from service.domain.log_group import AccountId, KeyRef, Region, TenantId, account_id, key_ref, region_name
+from service.domain.name_pattern import NamePattern
+from service.domain.tenancy import IGNORE_TAG, Exclusion, IgnoreTag, Match, Tenant, TenantRules
+from service.registry.located_yaml import Location
 
+_MAX_OVERLAPS: Final = 20  # told at once: one mistake can make thousands
 _TENANT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _NAME_GLOB: Final = re.compile(r"[.\-_/#A-Za-z0-9*?!\[\]]{1,512}\Z")  # what a name is made of, and what a glob adds
 
@@ -32,42 +38,97 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class _ConditionsEntry(_Entry):
+Units = Mapping[str, frozenset[AccountId]]
+_NO_UNITS: Final[Units] = {}
+
+
+class Contradiction(NamedTuple):
+    """What only shows where several fields are looked at together. The reason ends with another place, where `other` is one."""
+
+    at: Location
+    reason: str
+    other: Location | None = None
+
+
+def _unit_member(value: str) -> str:
+    return account_id(value) if value.isdigit() else value
+
+
+def _name_regex(value: str) -> str:
+    NamePattern(value)
+    return value
+
+
+class _ScopeEntry(_Entry):
     accounts: list[Annotated[AccountId, AfterValidator(account_id)]] = Field(
         [],
         min_length=1,
         description="Account ids, in quotes: YAML reads digits as a number.",
     )
+    organizational_units: list[str] = Field(
+        [], min_length=1, description="Units of `organizational_units`, whose accounts are added to `accounts`."
+    )
     regions: list[Annotated[Region, AfterValidator(region_name)]] = Field(
         [], min_length=1, description="Regions; every Region where it is left out."
-    )
-    names: list[Annotated[str, AfterValidator(_name_glob)]] = Field(
-        [],
-        min_length=1,
-        description="Globs for the whole name; every name where it is left out. `*` crosses `/`, and case counts.",
     )
     tags: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
         {}, min_length=1, description="For each tag key, globs for its value. Every key that is listed must match."
     )
 
-    def conditions(self) -> Conditions:
+    def _conditions(self, names: Globs | NamePattern | None, units: Units) -> Conditions:
+        """Raises ValueError for a unit that there is not."""
+        unknown = [unit for unit in self.organizational_units if unit not in units]
+        if unknown:
+            raise ValueError(f"there is no organizational unit {unknown[0]}")
         return Conditions(
-            accounts=frozenset(self.accounts),
+            accounts=frozenset(self.accounts).union(*(units[unit] for unit in self.organizational_units)),
             regions=frozenset(self.regions),
-            names=Globs(self.names) if self.names else None,
+            names=names,
             tags={key: Globs(globs) for key, globs in self.tags.items()},
         )
 
 
-class RuleEntry(_ConditionsEntry):
-    """A rule: matches where every condition that is given holds; of a condition's values, any one will do."""
-
-    accounts: list[Annotated[AccountId, AfterValidator(account_id)]] = Field(
+class _ConditionsEntry(_ScopeEntry):
+    names: list[Annotated[str, AfterValidator(_name_glob)]] = Field(
+        [],
         min_length=1,
-        description=(
-            "Account ids, in quotes: YAML reads digits as a number. A role is assumed only in accounts that a rule lists."
-        ),
+        description="Globs for the whole name; every name where it is left out. `*` crosses `/`, and case counts.",
     )
+
+    def conditions(self, units: Units) -> Conditions:
+        return self._conditions(Globs(self.names) if self.names else None, units)
+
+
+class _Rule(_ScopeEntry):
+    @model_validator(mode="after")
+    def _lists_accounts(self) -> "_Rule":
+        if not self.accounts and not self.organizational_units:
+            raise ValueError(
+                "needs accounts or organizational_units: a role is assumed only in accounts that a rule lists"
+            )
+        return self
+
+
+class RuleEntry(_Rule, _ConditionsEntry):
+    """A rule: matches where every condition that is given holds; of a condition's values, any one will do.
+
+    It needs accounts, by their ids or by units: a role is assumed only in accounts that a rule lists.
+    """
+
+
+class SharedRuleEntry(_Rule):
+    """A rule that reads the tenant's id out of the name. It needs accounts, as every rule."""
+
+    name_regex: Annotated[str, AfterValidator(_name_regex)] = Field(
+        description=(
+            "Regular expression from the start (`^`) of the name on, with a group `(?P<tenant>...)` that reads the tenant's id. No "
+            "name may be readable in two ways, which keeps a match certain and quick: let a character follow the group that it "
+            "cannot hold. Where there is no such tenant, the log group gets no key."
+        )
+    )
+
+    def conditions(self, units: Units) -> Conditions:
+        return self._conditions(NamePattern(self.name_regex), units)
 
 
 class ExclusionEntry(_ConditionsEntry):
@@ -77,12 +138,12 @@ class ExclusionEntry(_ConditionsEntry):
 
     @model_validator(mode="after")
     def _has_condition(self) -> "ExclusionEntry":
-        if self.conditions() == Conditions():
+        if not self.model_fields_set - {"reason"}:
             raise ValueError("has no condition, and would exclude every log group")
         return self
 
-    def exclusion(self) -> Exclusion:
-        return Exclusion(self.conditions(), self.reason)
+    def exclusion(self, units: Units) -> Exclusion:
+        return Exclusion(self.conditions(units), self.reason)
 
 
 class TenantEntry(_Entry):
@@ -91,22 +152,23 @@ class TenantEntry(_Entry):
     id: Annotated[TenantId, AfterValidator(_tenant_id)] = Field(
         description="Its name in logs, outcomes and metrics; unique in the file."
     )
-    keys: dict[Annotated[Region, AfterValidator(region_name)], Annotated[KeyArn, AfterValidator(key_arn)]] = Field(
+    keys: dict[Annotated[Region, AfterValidator(region_name)], Annotated[KeyRef, AfterValidator(key_ref)]] = Field(
         min_length=1,
         description="Its KMS key in each Region that it uses, as an ARN: a log group can only use a key of its own Region.",
     )
     rules: list[RuleEntry] = Field(
         min_length=1,
-        description="What it owns. Any rule may match; a log group that rules of two tenants match gets no key.",
+        description="What it owns: any of its rules may match. Each needs `accounts` or `organizational_units`.",
     )
     exclude: list[ExclusionEntry] = Field([], description="Which of its log groups to leave alone.")
 
-    def tenant(self) -> Tenant:
+    def tenant(self, units: Units = _NO_UNITS) -> Tenant:
+        """What it means, given the accounts of each organizational unit. Raises ValueError for a unit that there is not."""
         return Tenant(
             id=self.id,
             keys=self.keys,
-            rules=tuple(rule.conditions() for rule in self.rules),
-            exclusions=tuple(entry.exclusion() for entry in self.exclude),
+            rules=tuple(rule.conditions(units) for rule in self.rules),
+            exclusions=tuple(entry.exclusion(units) for entry in self.exclude),
         )
 
 
@@ -114,19 +176,126 @@ class TenantFile(_Entry):
     """The whole file."""
 
     version: Literal[1] = Field(description="Version of this schema: `1`.")
+    match: Literal["all-agree", "first-match"] = Field(
+        "all-agree",
+        description=(
+            "Where several rules match a log group: `all-agree`, the default, has them all name one tenant, and refuses rules of two "
+            "tenants that could match one group; with `first-match` the rule that comes first decides: the tenants' in the order of "
+            "this file, then the shared ones."
+        ),
+    )
+    ignore_tag: Literal["never", "when-known", "always"] = Field(
+        "when-known",
+        description=(
+            f"Whether a log group with the tag `{IGNORE_TAG}`, of any value but `false`, is left alone. `when-known`, the default, "
+            "costs nothing: where the trigger shows the tags, which is its sender's word, or a rule has them looked up. A sweep, a "
+            "retry or a key that was taken off shows none, and the group is encrypted. `always` looks the tags of every group up, of "
+            "which AWS allows 5 a second for an account and Region. `never` where tenants must not decide it."
+        ),
+    )
+    organizational_units: dict[
+        str, Annotated[list[Annotated[str, AfterValidator(_unit_member)]], Field(min_length=1)]
+    ] = Field(
+        {},
+        description=(
+            "Accounts by organizational unit: for each name, id or path, a list of account ids, in quotes, and of other units here, "
+            "whose accounts are part of it. It is not asked of AWS: generate it where accounts come and go."
+        ),
+    )
     tenants: list[TenantEntry] = Field(min_length=1, description="Every tenant.")
+    shared_rules: list[SharedRuleEntry] = Field(
+        [], description="Rules that read the tenant out of the name; they come after those of the tenants."
+    )
     default_tenant: TenantId | None = Field(
         None,
         description="Id of the tenant that owns what no rule matches, in accounts that some rule lists. Nobody where it is left out.",
     )
     exclude: list[ExclusionEntry] = Field([], description="Which log groups to leave alone, whoever owns them.")
 
+    def contradictions(self) -> Iterator[Contradiction]:
+        """What is wrong with the organizational units, and if nothing is, the first rules that overlap.
+
+        Expects ids that are unique, a default tenant that there is, and keys in their Regions.
+        """
+        unit_problems = [*self._wrong_units(), *self._unknown_units()]
+        yield from unit_problems
+        if not unit_problems:
+            yield from self._overlaps()
+
     def rules(self) -> TenantRules:
+        """The rules of a file without contradictions. Raises ValueError for a unit that there is not, or that holds itself."""
+        return self._rules
+
+    @cached_property
+    def _rules(self) -> TenantRules:
+        units = self._units()
         return TenantRules(
-            tenants=[entry.tenant() for entry in self.tenants],
-            exclusions=[entry.exclusion() for entry in self.exclude],
+            tenants=[entry.tenant(units) for entry in self.tenants],
+            shared=[entry.conditions(units) for entry in self.shared_rules],
+            exclusions=[entry.exclusion(units) for entry in self.exclude],
             default=self.default_tenant,
+            match=Match(self.match),
+            ignore_tag=IgnoreTag(self.ignore_tag),
         )
+
+    def _units(self) -> Units:
+        accounts: dict[str, frozenset[AccountId]] = {}
+        for name in TopologicalSorter(self.organizational_units).static_order():  # members before their units
+            members = self.organizational_units.get(name)
+            accounts[name] = (
+                frozenset({AccountId(name)})
+                if members is None
+                else frozenset().union(*(accounts[member] for member in members))
+            )
+        return {name: accounts[name] for name in self.organizational_units}
+
+    def _wrong_units(self) -> Iterator[Contradiction]:
+        units = self.organizational_units
+        for name, members in units.items():
+            if name.isdigit():
+                yield Contradiction(("organizational_units", name), "is the id of an account, not the name of a unit")
+            for index, member in enumerate(members):
+                if not member.isdigit() and member not in units:
+                    at = ("organizational_units", name, index)
+                    yield Contradiction(at, f"there is no organizational unit {member}")
+        try:
+            TopologicalSorter(units).prepare()
+        except CycleError as e:
+            cycle: list[str] = e.args[1]
+            reason = f"holds itself: {' < '.join(cycle)}"
+            yield Contradiction(("organizational_units", cycle[0]), reason)
+
+    def _unknown_units(self) -> Iterator[Contradiction]:
+        scopes: Iterable[tuple[Location, _ScopeEntry]] = chain(
+            ((("shared_rules", index), entry) for index, entry in enumerate(self.shared_rules)),
+            ((("exclude", index), entry) for index, entry in enumerate(self.exclude)),
+            (
+                (("tenants", index, field, number), entry)
+                for index, tenant in enumerate(self.tenants)
+                for field, entries in (("rules", tenant.rules), ("exclude", tenant.exclude))
+                for number, entry in enumerate(entries)
+            ),
+        )
+        for at, entry in scopes:
+            for index, unit in enumerate(entry.organizational_units):
+                if unit not in self.organizational_units:
+                    place = (*at, "organizational_units", index)
+                    yield Contradiction(place, f"there is no organizational unit {unit}")
+
+    def _overlaps(self) -> Iterator[Contradiction]:
+        indexes = {tenant.id: index for index, tenant in enumerate(self.tenants)}
+        for overlap in islice(self._rules.overlaps(), _MAX_OVERLAPS):
+            second, first = (
+                ("shared_rules", claim.number - 1)
+                if claim.owner is None
+                else ("tenants", indexes[claim.owner], "rules", claim.number - 1)
+                for claim in (overlap.second, overlap.first)
+            )
+            reason = (
+                f"overlaps {overlap.first}, since both match {overlap.example}; make them exclusive, or set match: first-match; "
+                "the other is"
+            )
+            yield Contradiction(second, reason, first)
 
 
 def entry_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:

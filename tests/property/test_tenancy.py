@@ -4,25 +4,39 @@ Rules are generated; the groups and tags they are asked about are a small world,
 """
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from random import Random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.conditions import Conditions, Globs
+from service.domain.conditions import Conditions, Globs, Unmet
 from service.domain.log_group import KeyArn, LogGroup, TenantId, account_id, key_arn, region_name
+from service.domain.name_pattern import NamePattern
 from service.domain.outcome import FailureClass
-from service.domain.tenancy import Excluded, Exclusion, Owned, Tenant, TenantRules, Undecided
+from service.domain.tenancy import (
+    Decision,
+    Excluded,
+    Exclusion,
+    IgnoreTag,
+    Match,
+    Owned,
+    Tenant,
+    TenantRules,
+    Undecided,
+)
 
 Tags = Mapping[str, str] | None
 
 ACCOUNTS = [account_id(f"{n}" * 12) for n in (1, 2)]
 UNLISTED = account_id("3" * 12)
 REGIONS = [region_name(name) for name in ("eu-west-1", "us-east-1")]
-NAMES = ["/a", "/a/b", "/b", "b", "/A", "AWS/a"]
-TAGS: list[Tags] = [None, {}, {"team": "a"}, {"team": "b", "env": "a"}]
+NAMES = ["/a", "/a/b", "/b", "b", "/A", "AWS/a", "/acme/b", "acme"]
+TAGS: list[Tags] = [None, {}, {"team": "a"}, {"team": "b", "env": "a"}, {"team": "a", "logwarden:ignore": "1"}]
 WORLD = [
     (LogGroup(account, region, name), tags)
     for account, region, name, tags in itertools.product([*ACCOUNTS, UNLISTED], REGIONS, NAMES, TAGS)
@@ -44,6 +58,15 @@ def conditions(*, min_accounts: int) -> st.SearchStrategy[Conditions]:
     )
 
 
+SHARED = st.builds(
+    Conditions,
+    accounts=st.frozensets(st.sampled_from(ACCOUNTS), min_size=1),
+    regions=st.frozensets(st.sampled_from(REGIONS)),
+    names=st.sampled_from(
+        [NamePattern(text) for text in (r"^/(?P<tenant>[a-z]+)/", r"^/?(?P<tenant>\w+)$", r"^/a/(?P<tenant>b)")]
+    ),
+    tags=st.dictionaries(st.just("team"), GLOBS, max_size=1),
+)
 EXCLUSIONS: st.SearchStrategy[list[Exclusion]] = st.just([]) | st.lists(
     st.builds(Exclusion, conditions(min_accounts=1)), max_size=1
 )
@@ -52,11 +75,27 @@ EXCLUSIONS: st.SearchStrategy[list[Exclusion]] = st.just([]) | st.lists(
 @dataclass(frozen=True)
 class Registry:
     tenants: Sequence[Tenant]
+    shared: Sequence[Conditions]
     exclusions: Sequence[Exclusion]
     default: TenantId | None
+    match: Match
+    ignore_tag: IgnoreTag
 
     def compiled(self) -> TenantRules:
-        return TenantRules(tenants=self.tenants, exclusions=self.exclusions, default=self.default)
+        return TenantRules(
+            tenants=self.tenants,
+            shared=self.shared,
+            exclusions=self.exclusions,
+            default=self.default,
+            match=self.match,
+            ignore_tag=self.ignore_tag,
+        )
+
+    def claimants(self, group: LogGroup, tags: Tags) -> list[str]:
+        """The tenants that rules give the group to, in the order of the rules."""
+        own = [tenant.id for tenant in self.tenants for rule in tenant.rules if holds(rule, group, tags)]
+        read = [re.match(regex_of(rule), group.name) for rule in self.shared if holds(rule, group, tags)]
+        return [*own, *(match["tenant"] for match in read if match)]
 
 
 def key_of(tenant: TenantId, region: str) -> KeyArn:
@@ -64,8 +103,8 @@ def key_of(tenant: TenantId, region: str) -> KeyArn:
 
 
 @st.composite
-def registries(draw: st.DrawFn) -> Registry:
-    ids = draw(st.sampled_from([["acme"], ["acme", "blue"], ["acme", "blue", "cyan"]]))
+def registries(draw: st.DrawFn, matches: Sequence[Match] = tuple(Match)) -> Registry:
+    ids = draw(st.sampled_from([["acme"], ["acme", "b"], ["acme", "b", "cyan"]]))
     tenants = [
         Tenant(
             id=TenantId(id_),
@@ -76,14 +115,25 @@ def registries(draw: st.DrawFn) -> Registry:
         for id_ in ids
     ]
     default = draw(st.none() | st.sampled_from([tenant.id for tenant in tenants]))
-    return Registry(tenants, draw(EXCLUSIONS), default)
+    shared = draw(st.just([]) | st.lists(SHARED, max_size=2))
+    match, ignore_tag = draw(st.sampled_from(matches)), draw(st.sampled_from(IgnoreTag))
+    return Registry(tenants, shared, draw(EXCLUSIONS), default, match, ignore_tag)
+
+
+def regex_of(rule: Conditions) -> str:
+    assert isinstance(rule.names, NamePattern)
+    return rule.names.patterns[0]
 
 
 def holds(each: Conditions, group: LogGroup, tags: Tags) -> bool:
     return (
         (not each.accounts or group.account in each.accounts)
         and (not each.regions or group.region in each.regions)
-        and (each.names is None or any(fnmatchcase(group.name, pattern) for pattern in each.names.patterns))
+        and (
+            each.names is None
+            or (isinstance(each.names, NamePattern) and re.match(regex_of(each), group.name) is not None)
+            or (isinstance(each.names, Globs) and any(fnmatchcase(group.name, p) for p in each.names.patterns))
+        )
         and all(
             tags is not None and key in tags and any(fnmatchcase(tags[key], pattern) for pattern in globs.patterns)
             for key, globs in each.tags.items()
@@ -95,19 +145,35 @@ def model(registry: Registry, group: LogGroup, tags: Tags) -> object:
     """The (tenant, key), or the failure, or "excluded"."""
     if group.name.lower().startswith("aws/") or any(holds(e.conditions, group, tags) for e in registry.exclusions):
         return "excluded"
-    owners = [tenant for tenant in registry.tenants if any(holds(rule, group, tags) for rule in tenant.rules)]
-    if len(owners) > 1:
-        return FailureClass.AMBIGUOUS_TENANT
-    if not any(group.account in rule.accounts for tenant in registry.tenants for rule in tenant.rules):
-        return FailureClass.ACCOUNT_NOT_LISTED
-    owners = owners or [tenant for tenant in registry.tenants if tenant.id == registry.default]
-    if not owners:
-        return FailureClass.UNKNOWN_TENANT
-    if any(holds(e.conditions, group, tags) for e in owners[0].exclusions):
+    if registry.ignore_tag is not IgnoreTag.NEVER and (tags or {}).get("logwarden:ignore", "false") != "false":
         return "excluded"
-    if group.region not in owners[0].keys:
+    rules = [*(rule for tenant in registry.tenants for rule in tenant.rules), *registry.shared]
+    if not any(group.account in rule.accounts for rule in rules):
+        return FailureClass.ACCOUNT_NOT_LISTED
+    claimants = registry.claimants(group, tags)
+    if registry.match is Match.FIRST_MATCH:
+        del claimants[1:]
+    if len(set(claimants)) > 1:
+        return FailureClass.AMBIGUOUS_TENANT
+    owner = claimants[0] if claimants else registry.default
+    tenant = next((tenant for tenant in registry.tenants if tenant.id == owner), None)
+    if tenant is None:
+        return FailureClass.UNKNOWN_TENANT
+    if any(holds(e.conditions, group, tags) for e in tenant.exclusions):
+        return "excluded"
+    if group.region not in tenant.keys:
         return FailureClass.NO_KEY_IN_REGION
-    return owners[0].id, key_of(owners[0].id, group.region)
+    return tenant.id, key_of(tenant.id, group.region)
+
+
+def result(decision: Decision) -> object:
+    match decision:
+        case Owned(tenant, key):
+            return tenant, key
+        case Excluded():
+            return "excluded"
+        case Undecided(failure):
+            return failure
 
 
 @settings(deadline=None)
@@ -115,27 +181,24 @@ def model(registry: Registry, group: LogGroup, tags: Tags) -> object:
 def test_the_compiled_rules_decide_as_the_model_does(registry: Registry) -> None:
     rules = registry.compiled()
     for group, tags in WORLD:
-        expected = model(registry, group, tags)
-        match rules.decide(group, tags):
-            case Owned(tenant, key, _):
-                assert (tenant, key) == expected
-            case Excluded():
-                assert expected == "excluded"
-            case Undecided(failure, detail):
-                assert failure == expected
-                assert detail
+        decision = rules.decide(group, tags)
+        assert result(decision) == model(registry, group, tags)
+        assert not isinstance(decision, Undecided) or decision.detail
 
 
 @settings(deadline=None)
 @given(registries())
-def test_a_key_goes_only_to_a_group_that_a_rule_of_its_tenant_matches_and_no_other_tenants(registry: Registry) -> None:
+def test_a_key_goes_only_to_a_group_that_a_rule_gives_to_its_tenant_and_none_that_counts_to_another(
+    registry: Registry,
+) -> None:
     rules = registry.compiled()
     for group, tags in WORLD:
         decision = rules.decide(group, tags)
         if not isinstance(decision, Owned):
             continue
-        claimants = {tenant.id for tenant in registry.tenants if any(holds(rule, group, tags) for rule in tenant.rules)}
-        assert claimants == {decision.tenant} or (not claimants and decision.tenant == registry.default)
+        claimants = registry.claimants(group, tags)
+        counted = set(claimants[:1] if registry.match is Match.FIRST_MATCH else claimants)
+        assert counted == {decision.tenant} or (not counted and decision.tenant == registry.default)
         assert decision.key == key_of(decision.tenant, group.region)
         assert group.account != UNLISTED
 
@@ -145,10 +208,19 @@ def test_a_key_goes_only_to_a_group_that_a_rule_of_its_tenant_matches_and_no_oth
 def test_an_explanation_agrees_with_what_holds(registry: Registry) -> None:
     rules = registry.compiled()
     for group, tags in WORLD:
-        matching = {finding.subject for finding in rules.explain(group, tags) if finding.is_match}
-        for tenant in registry.tenants:
-            for number, rule in enumerate(tenant.rules, start=1):
-                assert (f"rule {number} of {tenant.id}" in matching) == holds(rule, group, tags)
+        findings = {finding.subject: finding for finding in rules.explain(group, tags)}
+        own = {
+            f"rule {number} of {tenant.id}": rule
+            for tenant in registry.tenants
+            for number, rule in enumerate(tenant.rules, start=1)
+        }
+        shared = {f"shared rule {number}": rule for number, rule in enumerate(registry.shared, start=1)}
+        for subject, rule in (own | shared).items():
+            finding = findings.get(subject)
+            assert (finding is not None and finding.is_match) == holds(rule, group, tags)
+        decision = rules.decide(group, tags)
+        if isinstance(decision, Owned) and decision.rule != "the default tenant":
+            assert findings[decision.rule].note.startswith("decides")
 
 
 @settings(deadline=None)
@@ -156,6 +228,45 @@ def test_an_explanation_agrees_with_what_holds(registry: Registry) -> None:
 def test_where_tags_are_said_not_to_matter_they_do_not(registry: Registry) -> None:
     rules = registry.compiled()
     for group, tags in WORLD:
-        if group.account != UNLISTED and not rules.depends_on_tags(group):
-            assert type(rules.decide(group, tags)) is type(rules.decide(group, None))
-            assert model(registry, group, tags) == model(registry, group, None)
+        is_ignored = registry.ignore_tag is IgnoreTag.WHEN_KNOWN and "logwarden:ignore" in (tags or {})
+        if rules.lists(group.account) and not is_ignored and not rules.depends_on_tags(group):
+            assert result(rules.decide(group, tags)) == result(rules.decide(group, None))
+
+
+@settings(deadline=None)
+@given(registries(matches=[Match.ALL_AGREE]), st.randoms(use_true_random=False))
+def test_where_all_have_to_agree_the_order_of_tenants_and_rules_does_not_matter(
+    registry: Registry, random: Random
+) -> None:
+    def shuffled(values: Sequence[Any]) -> list[Any]:
+        return random.sample(values, len(values))
+
+    tenants = [replace(tenant, rules=shuffled(tenant.rules)) for tenant in shuffled(registry.tenants)]
+    other = replace(registry, tenants=tenants, shared=shuffled(registry.shared)).compiled()
+    rules = registry.compiled()
+    for group, tags in WORLD:
+        assert result(rules.decide(group, tags)) == result(other.decide(group, tags))
+
+
+@settings(deadline=None)
+@given(registries(matches=[Match.ALL_AGREE]))
+def test_rules_without_overlaps_never_give_a_group_to_two_tenants(registry: Registry) -> None:
+    rules = registry.compiled()
+    if any(rules.overlaps()):
+        return
+    for group, tags in WORLD:
+        claimants = registry.claimants(group, tags)
+        assert len(set(claimants)) <= 1
+        if claimants and claimants[0] in {tenant.id for tenant in registry.tenants}:
+            decision = result(rules.decide(group, tags))
+            assert isinstance(decision, tuple) or decision in {"excluded", FailureClass.NO_KEY_IN_REGION}
+
+
+@settings(deadline=None)
+@given(registries(matches=[Match.ALL_AGREE]))
+def test_the_example_of_an_overlap_matches_both_rules(registry: Registry) -> None:
+    for overlap in registry.compiled().overlaps():
+        group = LogGroup(overlap.account, overlap.region or REGIONS[0], overlap.name)
+        for claim in (overlap.first, overlap.second):
+            assert claim.conditions.unmet(group, None) in {None, Unmet.TAGS_UNKNOWN}
+        assert overlap.first.order < overlap.second.order

@@ -6,8 +6,19 @@ import pytest
 
 from service.domain.conditions import Conditions, Globs
 from service.domain.log_group import KeyArn, LogGroup, TenantId, account_id, key_arn, region_name
+from service.domain.name_pattern import NamePattern
 from service.domain.outcome import FailureClass
-from service.domain.tenancy import Excluded, Exclusion, Finding, Owned, Tenant, TenantRules, Undecided
+from service.domain.tenancy import (
+    Excluded,
+    Exclusion,
+    Finding,
+    IgnoreTag,
+    Match,
+    Owned,
+    Tenant,
+    TenantRules,
+    Undecided,
+)
 
 ACME, BLUE = TenantId("acme"), TenantId("blue")
 SHARED, OTHER, UNLISTED = "111122223333", "444455556666", "777788889999"
@@ -27,6 +38,14 @@ def when(
         accounts=frozenset(map(account_id, accounts)),
         regions=frozenset(map(region_name, regions)),
         names=Globs(names) if names else None,
+        tags={key: Globs(globs) for key, globs in (tags or {}).items()},
+    )
+
+
+def shared(*accounts: str, pattern: str, tags: Mapping[str, tuple[str, ...]] | None = None) -> Conditions:
+    return Conditions(
+        accounts=frozenset(map(account_id, accounts)),
+        names=NamePattern(pattern),
         tags={key: Globs(globs) for key, globs in (tags or {}).items()},
     )
 
@@ -234,7 +253,144 @@ def test_rules_that_would_break_a_promise_are_refused() -> None:
         TenantRules(tenants=[tenant(ACME, when(SHARED))], default=BLUE)
 
 
+# -- where rules of two tenants match
+
+
+FIRST_MATCH = TenantRules(
+    tenants=[
+        tenant(ACME, when(SHARED, names=("/acme/*",)), when(SHARED, tags={"tenant": ("acme",)})),
+        tenant(BLUE, when(SHARED, names=("/acme/blue/*", "/blue/*")), when(OTHER)),
+    ],
+    match=Match.FIRST_MATCH,
+)
+
+
+def test_the_first_match_decides_in_the_order_of_tenants_and_their_rules() -> None:
+    assert FIRST_MATCH.decide(group("/acme/blue/x"), None) == Owned(ACME, key_of(ACME), "rule 1 of acme")
+    assert FIRST_MATCH.decide(group("/blue/x"), None) == Owned(BLUE, key_of(BLUE), "rule 1 of blue")
+    assert FIRST_MATCH.decide(group("/blue/x"), {"tenant": "acme"}) == Owned(ACME, key_of(ACME), "rule 2 of acme")
+
+
+def test_tags_matter_only_to_rules_that_come_first() -> None:
+    assert FIRST_MATCH.depends_on_tags(group("/blue/x"))
+    assert not FIRST_MATCH.depends_on_tags(group("/acme/x"))
+    assert not FIRST_MATCH.depends_on_tags(group("/x", account=OTHER))
+
+
+@pytest.mark.parametrize(("match", "is_needed"), [(Match.FIRST_MATCH, False), (Match.ALL_AGREE, True)])
+def test_tags_that_a_later_rule_asks_for_matter_where_all_have_to_agree(match: Match, is_needed: bool) -> None:
+    by_tag = Exclusion(when(tags={"env": ("dev",)}))
+    rules = TenantRules(
+        tenants=[
+            tenant(ACME, when(SHARED, names=("/acme/*",))),
+            tenant(BLUE, when(SHARED, tags={"tenant": ("blue",)}), exclude=(by_tag,)),
+        ],
+        match=match,
+    )
+    assert rules.depends_on_tags(group("/acme/x")) == is_needed
+    shown = [finding.subject for finding in rules.explain(group("/acme/x"), {"tenant": "blue"})]
+    assert ("exclusion 1 of blue" in shown) == is_needed
+
+
+def test_a_rule_that_can_never_be_the_first_is_told() -> None:
+    def rules(match: Match) -> TenantRules:
+        return TenantRules(
+            tenants=[
+                tenant(ACME, when(SHARED, names=("/a", "/b"), tags={"env": ("x", "y")})),
+                tenant(
+                    BLUE, when(SHARED, names=("/b", "/a"), tags={"env": ("y", "x")}), when(SHARED, names=("/a", "/b"))
+                ),
+            ],
+            match=match,
+        )
+
+    assert [tuple(map(str, pair)) for pair in rules(Match.FIRST_MATCH).never_first()] == [
+        ("rule 1 of blue", "rule 1 of acme")
+    ]
+    assert not list(rules(Match.ALL_AGREE).never_first())
+
+
+# -- shared rules
+
+
+BY_NAME = [
+    tenant(ACME, when(OTHER), when(SHARED, names=("/legacy/*",))),
+    tenant(BLUE, when(OTHER, names=("/nothing",)), exclude=(Exclusion(when(names=("*/tmp",))),)),
+]
+BY_PATTERN = shared(SHARED, pattern=r"^/(?:apps|legacy)/(?P<tenant>[a-z]+)/")
+
+
+def test_a_shared_rule_reads_the_tenant_out_of_the_name() -> None:
+    rules = TenantRules(tenants=BY_NAME, shared=[BY_PATTERN])
+    assert rules.decide(group("/apps/blue/x"), None) == Owned(BLUE, key_of(BLUE), "shared rule 1")
+    assert rules.decide(group("/apps/acme/x"), None) == Owned(ACME, key_of(ACME), "shared rule 1")
+    assert rules.decide(group("/apps/blue/tmp"), None) == Excluded("exclusion 1 of blue")
+    assert rules.decide(group("/legacy/acme/x"), None) == Owned(ACME, key_of(ACME), "rule 2 of acme")
+
+
+@pytest.mark.parametrize("default", [None, ACME])
+def test_a_tenant_in_the_name_that_there_is_not_gets_no_key(default: TenantId | None) -> None:
+    decision = TenantRules(tenants=BY_NAME, shared=[BY_PATTERN], default=default).decide(group("/apps/green/x"), None)
+    detail = "shared rule 1 reads the tenant green out of the name, and there is no such tenant"
+    assert decision == Undecided(FailureClass.UNKNOWN_TENANT, detail)
+
+
+@pytest.mark.parametrize("name", ["/legacy/blue/x", "/legacy/green/x"])
+def test_a_shared_rule_has_to_agree_with_the_others(name: str) -> None:
+    decision = TenantRules(tenants=BY_NAME, shared=[BY_PATTERN]).decide(group(name), None)
+    assert decision == Undecided(FailureClass.AMBIGUOUS_TENANT, "rule 2 of acme matches, and so does shared rule 1")
+
+
+def test_a_shared_rule_comes_after_those_of_the_tenants() -> None:
+    rules = TenantRules(tenants=BY_NAME, shared=[BY_PATTERN], match=Match.FIRST_MATCH)
+    assert rules.decide(group("/legacy/blue/x"), None) == Owned(ACME, key_of(ACME), "rule 2 of acme")
+
+
+def test_a_shared_rule_lists_its_accounts() -> None:
+    with pytest.raises(ValueError, match="no accounts"):
+        TenantRules(tenants=BY_NAME, shared=[shared(pattern="^(?P<tenant>a)$")])
+    rules = TenantRules(tenants=BY_NAME, shared=[shared(UNLISTED, pattern="^/(?P<tenant>[a-z]+)/")])
+    assert isinstance(rules.decide(group("/acme/x", account=UNLISTED), None), Owned)
+    assert rules.lists(account_id(UNLISTED))
+    assert not TWO_TENANTS.lists(account_id(UNLISTED))
+
+
+def test_a_rule_has_an_owner_or_a_pattern_that_names_one() -> None:
+    with pytest.raises(ValueError, match="shared rule 1 needs either an owner or a name pattern"):
+        TenantRules(tenants=BY_NAME, shared=[when(SHARED, names=("/*",))])
+
+
+# -- the tag that has a group left alone
+
+
+@pytest.mark.parametrize(
+    ("value", "is_ignored"), [("true", True), ("", True), ("no", True), ("false", False), ("False", False)]
+)
+def test_a_group_with_the_ignore_tag_is_left_alone(value: str, is_ignored: bool) -> None:
+    decision = TWO_TENANTS.decide(group("/acme/x"), {"logwarden:ignore": value})
+    assert isinstance(decision, Excluded) == is_ignored
+    assert not is_ignored or decision == Excluded("it has the tag logwarden:ignore")
+
+
+@pytest.mark.parametrize(("ignore_tag", "is_looked_up"), [("never", False), ("when-known", False), ("always", True)])
+def test_the_ignore_tag_is_looked_up_only_where_that_is_asked_for(ignore_tag: str, is_looked_up: bool) -> None:
+    rules = TenantRules(
+        tenants=[tenant(ACME, when(SHARED))],
+        exclusions=[Exclusion(when(names=("/tmp/*",)))],
+        ignore_tag=IgnoreTag(ignore_tag),
+    )
+    assert rules.depends_on_tags(group()) == is_looked_up
+    assert isinstance(rules.decide(group(), {"logwarden:ignore": "true"}), Owned) == (ignore_tag == "never")
+    assert not rules.depends_on_tags(group("/tmp/x"))
+    assert not rules.depends_on_tags(group("AWS/x"))
+    assert not rules.depends_on_tags(group(account=UNLISTED))
+
+
 # -- explanations
+
+
+NO_TAG = Finding("tag logwarden:ignore", "there is no such tag")
+UNKNOWN_TAGS = Finding("tag logwarden:ignore", "the tags are not known")
 
 
 def test_an_explanation_names_every_rule_of_the_account_and_what_it_misses() -> None:
@@ -250,8 +406,9 @@ def test_an_explanation_names_every_rule_of_the_account_and_what_it_misses() -> 
         exclusions=[Exclusion(when(OTHER), "not ours")],
     )
     assert rules.explain(group(), {"tenant": "green"}) == [
+        NO_TAG,
         Finding("exclusion 1: not ours", f"account {SHARED} is not one of {OTHER}"),
-        Finding("rule 1 of acme", ""),
+        Finding("rule 1 of acme", "", "decides"),
         Finding("rule 1 of blue", "tag tenant is 'green', which matches none of blue; there is no tag env"),
         Finding("exclusion 1 of acme", "Region eu-west-1 is not one of us-east-1"),
     ]
@@ -263,11 +420,41 @@ def test_an_explanation_covers_the_default_tenant() -> None:
         default=ACME,
     )
     assert rules.explain(group("/x"), None)[-1] == Finding("exclusion 1 of acme: why", "")
-    assert rules.explain(group("/x", account=UNLISTED), None) == []
+    assert rules.explain(group("/x", account=UNLISTED), None) == [UNKNOWN_TAGS]
 
 
 def test_an_account_in_no_rule_has_little_to_explain() -> None:
-    assert TWO_TENANTS.explain(group(account=UNLISTED), None) == []
+    assert TWO_TENANTS.explain(group(account=UNLISTED), None) == [UNKNOWN_TAGS]
+
+
+def test_an_explanation_says_what_comes_of_each_match() -> None:
+    def notes(rules: TenantRules, name: str, tags: dict[str, str]) -> dict[str, str]:
+        return {each.subject: each.note for each in rules.explain(group(name), tags) if each.note}
+
+    assert notes(TWO_TENANTS, "/acme/x", {"tenant": "blue"}) == {
+        "rule 1 of acme": "disagrees with rule 2 of blue",
+        "rule 2 of blue": "disagrees with rule 1 of acme",
+    }
+    assert notes(TWO_TENANTS, "/blue/x", {"tenant": "blue"}) == {
+        "rule 1 of blue": "decides",
+        "rule 2 of blue": "agrees with rule 1 of blue",
+    }
+    assert notes(FIRST_MATCH, "/acme/blue/x", {}) == {
+        "rule 1 of acme": "decides",
+        "rule 1 of blue": "comes after rule 1 of acme",
+    }
+    by_name = TenantRules(tenants=BY_NAME, shared=[BY_PATTERN])
+    assert notes(by_name, "/apps/blue/x", {}) == {"shared rule 1": "decides: reads the tenant blue out of the name"}
+    assert notes(by_name, "/apps/green/x", {}) == {
+        "shared rule 1": "reads the tenant green out of the name, and there is no such tenant"
+    }
+
+
+def test_an_explanation_says_why_the_ignore_tag_does_not_decide() -> None:
+    assert TWO_TENANTS.explain(group(), {"logwarden:ignore": "False"})[0].why_not == "it is False"
+    assert TWO_TENANTS.explain(group(), {"logwarden:ignore": "1"})[0].is_match
+    switched_off = TenantRules(tenants=[tenant(ACME, when(SHARED))], ignore_tag=IgnoreTag.NEVER)
+    assert [finding.subject for finding in switched_off.explain(group(), {})] == ["rule 1 of acme"]
 
 
 # -- whether tags matter
@@ -290,7 +477,46 @@ def test_tags_of_an_exclusion_matter_too(place: str) -> None:
         exclusions=[by_tag] if place == "general" else [],
         default=BLUE,
     )
-    assert rules.depends_on_tags(group())
+    assert rules.depends_on_tags(group("/x")) == (place != "tenant")
+    assert rules.depends_on_tags(group("/acme/x")) == (place != "default")
+
+
+def test_tags_do_not_matter_where_they_could_only_agree() -> None:
+    rules = TenantRules(tenants=[tenant(ACME, when(SHARED, names=("/acme/*",)), when(SHARED, tags={"tenant": ("a",)}))])
+    assert not rules.depends_on_tags(group("/acme/x"))
+    assert rules.depends_on_tags(group("/x"))
+
+
+# -- many rules
+
+
+@pytest.mark.parametrize("told_by", ["name", "end of the name", "tag", "account"])
+def test_thousands_of_tenants_are_told_apart(told_by: str) -> None:
+    def rule(number: int) -> Conditions:
+        match told_by:
+            case "name":
+                return when(SHARED, names=(f"/t{number}/*", f"/aws/lambda/t{number}-*"))
+            case "end of the name":
+                return when(SHARED, names=(f"/aws/lambda/*-t{number}",))
+            case "tag":
+                return when(SHARED, tags={"tenant": (f"t{number}",), "managed": ("*",)})
+            case _:
+                return when(f"{number:012d}")
+
+    def asked(number: int) -> tuple[LogGroup, dict[str, str]]:
+        name = {"name": f"/aws/lambda/t{number}-x", "end of the name": f"/aws/lambda/x-t{number}"}.get(told_by, "/x")
+        account = f"{number:012d}" if told_by == "account" else SHARED
+        return group(name, account), {"tenant": f"t{number}", "managed": "yes"}
+
+    rules = TenantRules(tenants=[tenant(TenantId(f"t{number}"), rule(number)) for number in range(1000)])
+    assert not list(rules.overlaps())
+    for number in range(1000):
+        decision = rules.decide(*asked(number))
+        assert isinstance(decision, Owned)
+        assert decision.tenant == f"t{number}"
+        without_tags = rules.decide(asked(number)[0], None)
+        assert isinstance(without_tags, Owned) == (told_by != "tag")
+        assert rules.depends_on_tags(asked(number)[0]) == (told_by == "tag")
 
 
 # -- globs
@@ -326,3 +552,35 @@ def test_a_glob_matches_the_whole_text(pattern: str, text: str, is_match: bool) 
 
 def test_no_patterns_match_nothing() -> None:
     assert not Globs([]).matches("")
+
+
+# -- where a sweep goes
+
+
+def lane_names(rules: TenantRules, tenant: str | None = None) -> dict[str, str | None]:
+    lanes = rules.lanes(None if tenant is None else TenantId(tenant))
+    return {str(lane): key and key[-1] for lane, key in lanes.items()}
+
+
+def test_a_sweep_goes_where_rules_and_keys_are() -> None:
+    two = ("eu-west-1", "us-east-1")
+    some = when(SHARED, regions=("us-east-1", "ap-south-1"))
+    rules = TenantRules(tenants=[tenant(ACME, when(SHARED), regions=two), tenant(BLUE, some, when(OTHER), regions=two)])
+    in_shared = {f"{SHARED}:{region}" for region in two}
+    in_other = {f"{OTHER}:{region}" for region in two}
+    assert lane_names(rules).keys() == in_shared | in_other
+    assert set(lane_names(rules).values()) == {None}
+    assert lane_names(rules, "acme").keys() == in_shared
+    assert lane_names(rules, "blue").keys() == {f"{SHARED}:us-east-1", *in_other}
+    assert rules.lanes(BLUE)[group(region="us-east-1").lane] == key_of(BLUE, "us-east-1")
+    assert lane_names(rules, "nobody") == {}
+
+
+def test_a_sweep_of_a_tenant_goes_where_shared_rules_may_name_it_and_of_the_default_tenant_everywhere() -> None:
+    rules = TenantRules(
+        tenants=[tenant(ACME), tenant(BLUE, when(OTHER))],
+        shared=[shared(SHARED, pattern="^/(?P<tenant>[a-z]+)/")],
+        default=BLUE,
+    )
+    assert lane_names(rules, "acme").keys() == {f"{SHARED}:eu-west-1"}
+    assert lane_names(rules, "blue").keys() == {f"{SHARED}:eu-west-1", f"{OTHER}:eu-west-1"}

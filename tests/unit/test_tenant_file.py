@@ -94,6 +94,13 @@ def test_the_example_decides_as_its_comments_say() -> None:
         "/aws/eks/prod/cluster": "platform",
         "/x": None,
     }
+    assert decide(rules, "/apps/acme/x", "333344445555") == Owned(TenantId("acme"), KEY, "shared rule 1")
+    assert isinstance(decide(rules, "/apps/green/x", "666677778888"), Undecided)
+    assert isinstance(decide(rules, "/ecs/prod/blue", shared, {"managed-by": "terraform"}), Owned)
+    assert isinstance(decide(rules, "/platform/x", "444455556666"), Owned)
+    assert decide(rules, "/x", acme, {"logwarden:ignore": "true"}) == Excluded("it has the tag logwarden:ignore")
+    prod = LogGroup.of("444455556666", "us-east-1", "/apps/acme/x")
+    assert rules.decide(prod, None) == Excluded("exclusion 3: Nothing of ours runs there.")
 
 
 def test_a_default_tenant_takes_what_no_rule_matches(path: Path) -> None:
@@ -112,6 +119,57 @@ def test_anchors_and_merge_keys_are_understood(path: Path) -> None:
         with_rule('names: &ours ["/acme/*"]') + "exclude:\n  - &tmp {names: [/tmp/*]}\n  - {<<: *tmp, names: *ours}\n"
     )
     assert decide(load(path, text), "/acme/x") == Excluded("exclusion 2")
+
+
+def test_units_are_the_accounts_in_them_and_in_the_units_that_they_hold(path: Path) -> None:
+    units = """\
+organizational_units:
+  root: [workloads, "999900001111"]
+  workloads: [workloads/prod]
+  workloads/prod: ["222233334444", "333344445555"]
+exclude:
+  - organizational_units: [workloads/prod]
+    names: ["/tmp/*"]
+"""
+    text = ACME.replace('accounts: ["111122223333"]', "organizational_units: [root]") + units
+    for account in ("222233334444", "333344445555", "999900001111"):
+        assert isinstance(decide(load(path, text), "/x", account), Owned)
+    decision = decide(load(path, text), "/x")
+    assert isinstance(decision, Undecided)
+    assert decision.failure is FailureClass.ACCOUNT_NOT_LISTED
+    assert isinstance(decide(load(path, text), "/tmp/x", "222233334444"), Excluded)
+    assert isinstance(decide(load(path, text), "/tmp/x", "999900001111"), Owned)
+
+
+def test_a_rule_may_list_accounts_beside_units(path: Path) -> None:
+    text = with_rule("organizational_units: [prod]") + 'organizational_units: {prod: ["222233334444"]}\n'
+    assert isinstance(decide(load(path, text), "/x"), Owned)
+    assert isinstance(decide(load(path, text), "/x", "222233334444"), Owned)
+
+
+BLUE: Final = ACME.partition("tenants:\n")[2].replace("acme", "blue")
+
+
+def test_rules_of_two_tenants_that_could_match_one_group_are_refused(path: Path) -> None:
+    assert problems_of(path, with_rule("regions: [eu-west-1]") + BLUE + "        names: ['/b*']\n") == [
+        "13: tenants[1].rules[0]: overlaps rule 1 of acme, since both match /b of account 111122223333 in eu-west-1; make them exclusive, or set match: first-match; the other is tenants[0].rules[0] on line 7"
+    ]
+
+
+def test_the_first_of_very_many_overlaps_are_told(path: Path) -> None:
+    text = ACME + "".join(BLUE.replace("blue", f"t{number}") for number in range(50))
+    assert len(problems_of(path, text)) == 20
+
+
+def test_the_first_match_decides_where_that_is_asked_for(path: Path) -> None:
+    rules = load(path, ACME + BLUE + "match: first-match\n")
+    assert decide(rules, "/x") == Owned(TenantId("acme"), KEY, "rule 1 of acme")
+
+
+@pytest.mark.parametrize(("written", "is_ignored"), [("", True), ("ignore_tag: never\n", False)])
+def test_the_ignore_tag_can_be_switched_off(path: Path, written: str, is_ignored: bool) -> None:
+    decision = decide(load(path, ACME + written), "/x", tags={"logwarden:ignore": "true"})
+    assert isinstance(decision, Excluded) == is_ignored
 
 
 # -- what is refused
@@ -147,7 +205,7 @@ def test_anchors_and_merge_keys_are_understood(path: Path) -> None:
         ),
         (
             ACME.replace(KEY, "alias/acme"),
-            "5: tenants[0].keys.eu-west-1: key 'alias/acme' is not a KMS key ARN (arn:aws:kms:REGION:ACCOUNT:key/ID)",
+            "5: tenants[0].keys.eu-west-1: key 'alias/acme' is not a KMS key's or alias's ARN (arn:aws:kms:REGION:ACCOUNT:key/ID or :alias/NAME)",
         ),
         (ACME.replace("eu-west-1:", "us-east-1:", 1), "5: tenants[0].keys.us-east-1: the key is in eu-west-1, not in us-east-1"),
         (
@@ -168,7 +226,10 @@ def test_anchors_and_merge_keys_are_understood(path: Path) -> None:
             "7: tenants[0].rules[0].accounts[0]: account '1234' is not an account id of 12 digits",
         ),
         (ACME.replace('["111122223333"]', "[]"), "7: tenants[0].rules[0].accounts: is empty"),
-        (ACME.replace("accounts", "names"), "7: tenants[0].rules[0].accounts: is missing"),
+        (
+            ACME.replace("accounts", "names"),
+            "7: tenants[0].rules[0]: needs accounts or organizational_units: a role is assumed only in accounts that a rule lists",
+        ),
         (with_rule("regions:"), "8: tenants[0].rules[0].regions: is empty"),
         (with_rule("regions: eu-west-1"), "8: tenants[0].rules[0].regions: has to be a list"),
         (with_rule("\nregions: [\n  Ireland\n]"), "10: tenants[0].rules[0].regions[0]: region 'Ireland' is not a Region name such as eu-west-1"),
@@ -184,14 +245,45 @@ def test_anchors_and_merge_keys_are_understood(path: Path) -> None:
         (with_rule("tags: {team: [5]}"), '8: tenants[0].rules[0].tags.team[0]: has to be in quotes ("5"): YAML reads 5 as the number 5'),
         (
             with_rule("region: [eu-west-1]"),
-            "8: tenants[0].rules[0].region: is no field here; there are accounts, regions, names, tags",
+            "8: tenants[0].rules[0].region: is no field here; there are accounts, organizational_units, regions, tags, names",
         ),
         (with_rule('accounts: ["111122223333"]'), "8: tenants[0].rules[0].accounts: is here a second time"),
         (with_tenant("    id: acme"), "6: tenants[0].id: is here a second time"),
         (with_tenant("    exclude:\n    - reason: all"), "7: tenants[0].exclude[0]: has no condition, and would exclude every log group"),
         (ACME + "exclude:\n- {}\n", "9: exclude[0]: has no condition, and would exclude every log group"),
-        (ACME + ACME.partition("tenants:\n")[2], "8: tenants[1].id: acme is the id of tenants[0] already"),
+        (ACME + ACME.partition("tenants:\n")[2], "8: tenants[1].id: acme is already the id of tenants[0] on line 3"),
         (ACME + "default_tenant: blue\n", "8: default_tenant: there is no tenant blue"),
+        (ACME + "match: any\n", "8: match: has to be 'all-agree' or 'first-match'"),
+        (ACME + "ignore_tag: off\n", "8: ignore_tag: has to be 'never', 'when-known' or 'always'"),
+        (ACME + "organizational_units: {prod: []}\n", "8: organizational_units.prod: is empty"),
+        (ACME + "organizational_units:\n  prod: ['12']\n", "9: organizational_units.prod[0]: account '12' is not an account id of 12 digits"),
+        (ACME + "organizational_units:\n  prod: [dev]\n", "9: organizational_units.prod[0]: there is no organizational unit dev"),
+        (ACME + "organizational_units:\n  '12': [prod]\n", "9: organizational_units.12: is the id of an account, not the name of a unit"),
+        (ACME + "organizational_units:\n  a: [b]\n  b: [c]\n  c: [b]\n", "10: organizational_units.b: holds itself: b < c < b"),
+        (with_rule("organizational_units: []"), "8: tenants[0].rules[0].organizational_units: is empty"),
+        (
+            with_rule("organizational_units:\n- prod") + "organizational_units: {dev: ['111122223333']}\n",
+            "9: tenants[0].rules[0].organizational_units[0]: there is no organizational unit prod",
+        ),
+        (
+            ACME + "exclude:\n- organizational_units: [prod]\n",
+            "9: exclude[0].organizational_units[0]: there is no organizational unit prod",
+        ),
+        (
+            with_tenant("    exclude:\n    - organizational_units: [prod]"),
+            "7: tenants[0].exclude[0].organizational_units[0]: there is no organizational unit prod",
+        ),
+        (ACME + "shared_rules:\n- name_regex: ^(?P<tenant>a)/\n", "9: shared_rules[0]: needs accounts or organizational_units: a role is assumed only in accounts that a rule lists"),
+        (ACME + "shared_rules:\n- accounts: ['111122223333']\n", "9: shared_rules[0].name_regex: is missing"),
+        (ACME + "shared_rules:\n- accounts: ['111122223333']\n  name_regex: ^/(a+)+/\n", "10: shared_rules[0].name_regex: has no group (?P<tenant>...)"),
+        (
+            ACME + "shared_rules:\n- organizational_units: [prod]\n  name_regex: ^(?P<tenant>a)/\n",
+            "9: shared_rules[0].organizational_units[0]: there is no organizational unit prod",
+        ),
+        (
+            ACME + "shared_rules:\n- accounts: ['111122223333']\n  name_regex: ^/(?P<tenant>[a-z]+)/\n",
+            "9: shared_rules[0]: overlaps rule 1 of acme, since both match /a/ of account 111122223333; make them exclusive, or set match: first-match; the other is tenants[0].rules[0] on line 7",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_field(path: Path, text: str | bytes, problem: str) -> None:
@@ -216,7 +308,6 @@ default_tenant: blue
 """
     assert [problem.partition(": ")[2].partition(": ")[0] for problem in problems_of(path, text)] == [
         "tenants[0].keys.eu-west-1",
-        "tenants[0].rules[0].accounts",
         "tenants[0].rules[0].acounts",
         "tenants[1].id",
         "tenants[1].keys.us-east-1",
@@ -245,6 +336,23 @@ def test_a_file_that_is_not_there_is_told(path: Path) -> None:
         load_tenant_file(path)
 
 
+# -- what is worth a warning
+
+
+def test_a_rule_that_can_never_be_the_first_is_warned_of(path: Path) -> None:
+    path.write_text(ACME + BLUE + "match: first-match\n")
+    with capture_logs() as logs:
+        FileDirectory(path)
+    assert [log for log in logs if log["log_level"] == "warning"] == [
+        {
+            "event": "tenant_rule_never_decides",
+            "log_level": "warning",
+            "rule": "rule 1 of blue",
+            "same_as": "rule 1 of acme",
+        }
+    ]
+
+
 # -- the reference
 
 
@@ -258,7 +366,7 @@ def test_the_reference_has_every_field_and_says_which_are_required() -> None:
         "tenants[].id",
         "tenants[].keys",
         "tenants[].rules",
-        "tenants[].rules[].accounts",
+        "shared_rules[].name_regex",
     }
     assert tenant_file_reference().count("Fields as above.") == 1
     assert {"default_tenant", "exclude", "tenants[].rules[].tags", "tenants[].exclude[].reason"} < set(required)
@@ -359,7 +467,9 @@ async def test_a_broken_change_is_refused_once_and_the_rules_stay_in_force(
     assert directory.last_error is not None
     [log] = logs
     assert (log["event"], log["log_level"]) == ("tenant_file_refused", "error")
-    assert log["problems"] == ["10: oops: is no field here; there are version, tenants, default_tenant, exclude"]
+    assert log["problems"] == [
+        "10: oops: is no field here; there are version, match, ignore_tag, organizational_units, tenants, shared_rules, default_tenant, exclude"
+    ]
 
 
 async def test_a_mended_file_takes_effect_and_clears_the_error(directory: FileDirectory, path: Path) -> None:

@@ -1,0 +1,183 @@
+"""A tenant document: plain data in the shape of the tenant file, whatever it was read from, checked and told of in plain words.
+
+The tenant file is one such document. A registry elsewhere gives another one for each account: the same file, with no more tenants
+than those with a rule on that account, the default tenant, and where a shared rule lists the account, all that it may name. It may
+have no tenants.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from service.domain.log_group import AccountId, InvalidIdentityError, key_ref, key_region
+from service.domain.tenancy import TenantRules
+from service.registry.located_yaml import Location
+from service.registry.schema import Contradiction, RuleEntry, SharedRuleEntry, TenantEntry, TenantFile, entry_at
+from service.registry.source import AccountTenants, SourceDataError
+
+_QUICK: Final = 50  # tenants that are checked in a few ms; more would hold up the event loop
+
+# By the type of pydantic's error; `_reason` has those that need more than a constant.
+_REASONS: Final = {
+    "missing": "is missing",
+    "string_type": "has to be text",
+    "list_type": "has to be a list",
+    "dict_type": "has to be a mapping",
+    "model_type": "has to be a mapping",
+    "too_short": "is empty",
+    "string_too_short": "is empty",
+}
+
+
+class AccountDocument(TenantFile):
+    """The tenant document of one account; without tenants, nobody lists the account."""
+
+    tenants: list[TenantEntry] = Field([], description="Those that may own something there.")
+
+
+async def account_tenants(
+    data: Any, *, account: AccountId, known: AccountTenants | None, etag: str | None = None
+) -> AccountTenants:
+    """The answer that a source's document makes; the rules of `known` again where the document is the same.
+
+    Raises SourceDataError with every problem in it.
+    """
+    digest = digest_of(data)
+    if known is not None and known.digest == digest:
+        return replace(known, etag=etag)
+    tenants = data.get("tenants") if isinstance(data, dict) else None
+    is_long = isinstance(tenants, list) and len(tenants) > _QUICK
+    rules = await asyncio.to_thread(_rules, data) if is_long else _rules(data)
+    return AccountTenants(rules=rules, is_listed=rules.lists(account), digest=digest, etag=etag)
+
+
+def _rules(data: Any) -> TenantRules:
+    document, problems = check(data, AccountDocument)
+    if document is None or problems:
+        raise SourceDataError("\n".join(map(_told, problems)))
+    return document.rules()
+
+
+def tenants_by_account(tenant_file: TenantFile) -> Iterator[tuple[AccountId, list[TenantEntry]]]:
+    """The tenants of each account's document, without the default tenant. Expects a file that has been checked."""
+    units = tenant_file.organizational_units
+
+    def accounts_of(scope: RuleEntry | SharedRuleEntry) -> Iterator[AccountId]:
+        names = list(scope.organizational_units)
+        while names:
+            for member in units[names.pop()]:
+                if member in units:
+                    names.append(member)
+                else:
+                    yield AccountId(member)
+        yield from scope.accounts
+
+    everybodys = {account for rule in tenant_file.shared_rules for account in accounts_of(rule)}
+    tenants: dict[AccountId, list[TenantEntry]] = {account: list(tenant_file.tenants) for account in everybodys}
+    for tenant in tenant_file.tenants:
+        for account in {account for rule in tenant.rules for account in accounts_of(rule)} - everybodys:
+            tenants.setdefault(account, []).append(tenant)
+    yield from tenants.items()
+
+
+def digest_of(data: Any) -> str:
+    """Plain data, in short: equal for equal data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check(
+    data: Any, model: type[TenantFile] = TenantFile, *, scalar_at: Callable[[Location], str | None] = lambda _: None
+) -> tuple[TenantFile | None, list[Contradiction]]:
+    """The document as its model, None where it does not fit, and all that is wrong with it.
+
+    `scalar_at` gives a value as it is written, where the data come from YAML, which makes a number of an account id.
+    """
+    problems = list(_contradictions(data))
+    try:
+        document = model.model_validate(data)
+    except ValidationError as e:
+        errors = e.errors(include_url=False)
+        return None, problems + [Contradiction(e["loc"], _reason(e, scalar_at(e["loc"]))) for e in errors]
+    return document, problems or list(document.contradictions())
+
+
+def path_of(location: Location) -> str:
+    """`tenants[0].keys.eu-west-1`; pydantic's mark for a mapping's key, `[key]`, is left out."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
+    return "".join(parts).removeprefix(".")
+
+
+def everywhere(tenant_file: TenantFile) -> dict[str, Any]:
+    """What of a tenant file holds for everybody: all of it but the tenants, as it would be written."""
+    return tenant_file.model_dump(mode="json", exclude_defaults=True, exclude={"tenants"}) | {"version": 1}
+
+
+def written(tenant: TenantEntry) -> dict[str, Any]:
+    """A tenant as it would be written."""
+    return tenant.model_dump(mode="json", exclude_defaults=True)
+
+
+def told(problem: Contradiction, called: Callable[[Location], str] = path_of) -> str:
+    """The reason in full; `called` says how another place is called."""
+    return f"{problem.reason} {called(problem.other)}" if problem.other else problem.reason
+
+
+def _told(problem: Contradiction) -> str:
+    return f"{path_of(problem.at)}: {told(problem)}" if problem.at else told(problem)
+
+
+def _contradictions(data: Any) -> Iterator[Contradiction]:
+    """What only shows where several fields are looked at together. Passes over whatever the schema will refuse."""
+    document = data if isinstance(data, dict) else {}
+    tenants = document.get("tenants")
+    ids: dict[str, int] = {}
+    for index, tenant in enumerate(tenants if isinstance(tenants, list) else []):
+        id_, keys = (tenant.get("id"), tenant.get("keys")) if isinstance(tenant, dict) else (None, None)
+        if isinstance(id_, str) and ids.setdefault(id_, index) != index:
+            yield Contradiction(("tenants", index, "id"), f"{id_} is already the id of", ("tenants", ids[id_]))
+        for region, key in keys.items() if isinstance(keys, dict) else ():
+            if isinstance(region, str) and _region_of(key) not in {None, region}:
+                yield Contradiction(
+                    ("tenants", index, "keys", region), f"the key is in {_region_of(key)}, not in {region}"
+                )
+    default = document.get("default_tenant")
+    if isinstance(default, str) and default not in ids:
+        yield Contradiction(("default_tenant",), f"there is no tenant {default}")
+
+
+def _region_of(key: Any) -> str | None:
+    try:
+        return key_region(key_ref(key))
+    except InvalidIdentityError:
+        return None
+
+
+def _reason(error: ErrorDetails, written: str | None) -> str:
+    """What is wrong in the words of somebody who edits such documents; pydantic's own are about Python."""
+    location, value = error["loc"], error["input"]
+    match error["type"]:
+        case _ if value is None:
+            return "is empty"
+        case "extra_forbidden":
+            model = entry_at(location[:-1])
+            return f"is no field here; there are {', '.join(model.model_fields)}" if model else "is no field here"
+        case "string_type" if written is not None and not isinstance(value, list | dict):
+            return f'has to be in quotes ("{written}"): YAML reads {written} as {_yaml_kind(value)}'
+        case "literal_error":
+            return f"has to be {error['ctx']['expected']}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case other:
+            return _REASONS.get(other, error["msg"])
+
+
+def _yaml_kind(value: object) -> str:
+    if isinstance(value, bool):
+        return f"{value}".lower()
+    return f"the number {value}" if isinstance(value, int | float) else f"a {type(value).__name__}"

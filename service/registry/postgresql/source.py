@@ -1,0 +1,155 @@
+"""The `AccountSource` over PostgreSQL: one statement an answer, and changes pushed by LISTEN/NOTIFY.
+
+Notifications are lost while nobody listens, and behind a pooler such as PgBouncer none may come at all. So the version is read
+every few seconds on the connection that listens, which shows both, and a connection that has died quietly as well.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+import asyncpg
+import structlog
+
+from service.domain.log_group import AccountId, InvalidIdentityError, account_id
+from service.registry.document import account_tenants
+from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError
+
+_CHANNEL: Final = "logwarden_registry"
+_POOL: Final = 4  # connections, besides the one that listens: an answer takes a millisecond, and replicas are many
+_IDLE_S: Final = 300.0  # unused for this long, a connection is given back to the server
+_RECONNECT_S: Final = 1.0  # between attempts of the connection that listens; doubles to the poll interval
+
+# What asyncpg raises for reasons outside this process; InterfaceError is a connection that closed under its user.
+_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+_log = structlog.get_logger(__name__)
+
+
+class PostgresqlSource:
+    """Use it as a context manager; it connects when it is first asked, and again after the server was away.
+
+    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables. Statements end
+    after `timeout_s` on the server too.
+    """
+
+    def __init__(self, *, dsn: str, password: str | None, timeout_s: float, poll_interval_s: float) -> None:
+        self.name = _shown(dsn)
+        self._connection_options: dict[str, Any] = {
+            "dsn": dsn,
+            "password": password,
+            "timeout": timeout_s,
+            "command_timeout": timeout_s,
+            "statement_cache_size": 0,  # PgBouncer hands statements of one session to the next
+            "server_settings": {"application_name": "logwarden", "statement_timeout": str(round(timeout_s * 1000))},
+        }
+        self._timeout_s = timeout_s
+        self._poll_interval_s = poll_interval_s
+        self._pool = asyncpg.create_pool(
+            min_size=0, max_size=_POOL, max_inactive_connection_lifetime=_IDLE_S, **self._connection_options
+        )
+        self._is_failing = False
+        self._version: int | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._pool  # connects to nothing yet, with its minimum of 0
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.terminate()  # it only reads
+
+    @property
+    def version(self) -> str | None:
+        """The number in logwarden.registry, as `watch` last heard of it."""
+        return None if self._version is None else str(self._version)
+
+    async def on_account(self, account: AccountId, known: AccountTenants | None) -> AccountTenants:
+        """Everything that may concern an account. Raises SourceError."""
+        try:
+            async with self._connection() as connection:
+                text = await connection.fetchval("SELECT logwarden.on_account($1)::text", account)
+        except _ERRORS as e:
+            raise SourceUnavailableError(_described(e)) from e
+        if text is None:
+            raise SourceDataError("logwarden.registry has no row: it is made by the migration, and must stay")
+        return await account_tenants(json.loads(text), account=account, known=known)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            try:
+                yield connection
+            except (TimeoutError, asyncio.CancelledError):
+                # asyncpg would ask the server to cancel and wait for its answer: this one may never answer.
+                connection.terminate()
+                raise
+
+    async def watch(self, invalidate: Invalidate) -> None:
+        """Listen, until cancelled; connects again after an outage, and then invalidates everything, since it may have missed it."""
+        wait_s = _RECONNECT_S
+        while True:
+            try:
+                async with self._listening(invalidate) as connection:
+                    wait_s = _RECONNECT_S
+                    self._is_failing = False
+                    self._version = None
+                    while True:
+                        await self._read_version(connection, invalidate)
+                        await asyncio.sleep(self._poll_interval_s)
+            except _ERRORS as e:
+                if not self._is_failing:
+                    _log.warning("registry_version_unknown", source=self.name, reason=_described(e))
+                self._is_failing = True
+            await asyncio.sleep(min(wait_s, self._poll_interval_s))
+            wait_s *= 2
+
+    @asynccontextmanager
+    async def _listening(self, invalidate: Invalidate) -> AsyncIterator[Any]:
+        def told(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            self._told(str(payload), invalidate)
+
+        connection = await asyncpg.connect(**self._connection_options)
+        try:
+            await connection.add_listener(_CHANNEL, told)
+            yield connection
+        finally:
+            connection.terminate()
+
+    def _told(self, payload: str, invalidate: Invalidate) -> None:
+        """Take a notification: an account, or after those of one change, its version."""
+        kind, _, version = payload.partition(" ")
+        if kind == "version" and version.isdigit():
+            is_next = self._version is not None and int(version) == self._version + 1
+            self._reached(int(version), invalidate, is_known=is_next)
+            return
+        try:
+            invalidate({account_id(payload)})
+        except InvalidIdentityError:  # `*`; and anybody may notify
+            invalidate(None)
+
+    async def _read_version(self, connection: Any, invalidate: Invalidate) -> None:
+        version = await connection.fetchval("SELECT version FROM logwarden.registry")
+        if version is not None and version != self._version:
+            self._reached(version, invalidate, is_known=False)
+
+    def _reached(self, version: int, invalidate: Invalidate, *, is_known: bool) -> None:
+        """Note the version; `is_known` says that what changed with it has been told."""
+        self._version = version
+        if not is_known:
+            invalidate(None)
+        _log.info("registry_changed", source=self.name, version=version)
+
+
+def _described(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _shown(dsn: str) -> str:
+    """The DSN without user, password and parameters."""
+    scheme, _, rest = dsn.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
