@@ -1,53 +1,112 @@
-"""Source records to commands on the work topic: parse, drop what does not matter, fan out, dead-letter what is malformed."""
+"""Events to commands on the work topic: parse, drop what does not matter, fan out, dead-letter what is malformed."""
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from service.dead_letters import DeadLetters
 from service.domain.command import EnsureCommand, Origin
-from service.domain.events import Problem, is_surely_irrelevant, parse_event
+from service.domain.events import Arrival, EventParser, Parsed
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
 from service.forwarding import Forwarding
-from service.ports import IncomingRecord, Observer, OutgoingRecord, Publisher
+from service.ports import Clock, Headers, IncomingRecord, Observer, OutgoingRecord, Publisher
+
+ACK_TIMEOUT_S: Final = 10.0  # EventBridge gives an API destination 5 s and tries again for a day; others wait longer
 
 
 class Ingest(Forwarding):
     """Handles the records of the source topics."""
 
-    def __init__(self, *, publisher: Publisher, dead_letters: DeadLetters, observer: Observer, work_topic: str) -> None:
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        dead_letters: DeadLetters,
+        observer: Observer,
+        work_topic: str,
+        parser: EventParser | None = None,
+    ) -> None:
+        """`parser` knows the custom formats; without one there are none."""
         super().__init__()
         self._publisher = publisher
         self._dead_letters = dead_letters
         self._observer = observer
         self._work_topic = work_topic
+        self._parser = parser or EventParser()
+        self._is_surely_irrelevant = self._parser.is_surely_irrelevant
 
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
         """Drop an irrelevant record at once; otherwise finish the delivery when its commands, or its dead letter, are durable."""
-        if record.value is not None and is_surely_irrelevant(record.value):
+        if record.value is not None and self._is_surely_irrelevant(record.value):
             self._observer.event_read(commands=0, problem=None)
             self._dead_letters.not_needed()
             delivery.finish()
             return
         origin = Origin(record.topic, record.partition, record.offset)
-        parsed = parse_event(record.value, accepted_at_ms=record.timestamp_ms, origin=origin)
-        problem = parsed.problems[0] if parsed.problems else None
-        self._observer.event_read(commands=len(parsed.commands), problem=problem.field if problem else None)
-        if problem is None:
+        parsed = self._parser.parse(record.value, record.headers, arrival=Arrival(record.timestamp_ms, origin))
+        self._observer.event_read(
+            commands=len(parsed.commands), problem=parsed.problems[0].field if parsed.problems else None
+        )
+        if not parsed.problems:
             self._dead_letters.not_needed()
-        if problem is None and not parsed.commands:
-            delivery.finish()
-            return
-        self.start(self._forward(record, parsed.commands, problem), delivery)
+            if not parsed.commands:
+                delivery.finish()
+                return
+        self.start(self._forward(record, parsed), delivery)
 
-    async def _forward(
-        self, record: IncomingRecord, commands: Sequence[EnsureCommand], problem: Problem | None
-    ) -> None:
-        await asyncio.gather(*(self._publisher.publish(self._as_work(command)) for command in commands))
-        if problem is not None:
+    async def _forward(self, record: IncomingRecord, parsed: Parsed) -> None:
+        await _publish(self._publisher, self._work_topic, parsed.commands)
+        if parsed.problems:
             await self._dead_letters.send_record(
-                record, FailureClass.MALFORMED_EVENT, problem.reason, field=problem.field
+                record, FailureClass.MALFORMED_EVENT, parsed.reason, field=parsed.problems[0].field
             )
 
-    def _as_work(self, command: EnsureCommand) -> OutgoingRecord:
-        return OutgoingRecord(self._work_topic, command.partition_key, command.to_bytes())
+
+class UnacknowledgedError(Exception):
+    """Kafka has not acknowledged every command of the posted events in time; a repeat does no harm."""
+
+
+class PostedEvents:
+    """Takes events that are posted instead of read. Whoever posts them keeps them until they are accepted."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        parser: EventParser,
+        observer: Observer,
+        clock: Clock,
+        work_topic: str,
+        ack_timeout_s: float = ACK_TIMEOUT_S,
+    ) -> None:
+        self._publisher = publisher
+        self._parser = parser
+        self._observer = observer
+        self._clock = clock
+        self._work_topic = work_topic
+        self._ack_timeout_s = ack_timeout_s
+
+    async def accept(self, body: bytes, headers: Headers) -> Parsed:
+        """Return once Kafka has acknowledged what the events ask for; what cannot be read is left to the caller, in `problems`.
+
+        Raises UnacknowledgedError after `ack_timeout_s`. A cancelled one may be carried out in part.
+        """
+        parsed = self._parser.parse(body, headers, arrival=Arrival(self._clock.epoch_ms(), None))
+        try:
+            async with asyncio.timeout(self._ack_timeout_s):
+                await _publish(self._publisher, self._work_topic, parsed.commands)
+        except TimeoutError as e:
+            raise UnacknowledgedError from e
+        self._observer.event_read(
+            commands=len(parsed.commands), problem=parsed.problems[0].field if parsed.problems else None
+        )
+        return parsed
+
+
+async def _publish(publisher: Publisher, topic: str, commands: Sequence[EnsureCommand]) -> None:
+    records = [OutgoingRecord(topic, command.partition_key, command.to_bytes()) for command in commands]
+    if len(records) == 1:  # nearly always: gather would cost as much as the parse
+        await publisher.publish(records[0])
+    else:
+        await asyncio.gather(*map(publisher.publish, records))

@@ -7,10 +7,11 @@ import pytest
 from service.dead_letters import DeadLetters
 from service.domain.command import EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
+from service.domain.events import EventFormat, EventParser
 from service.domain.log_group import LogGroup
 from service.domain.outcome import FailureClass
 from service.ingest import Ingest
-from service.ports import IncomingRecord
+from service.ports import Headers, IncomingRecord
 from tests.support.fakes import Deliveries, RecordingObserver
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import virtual_time
@@ -31,7 +32,7 @@ def cloudtrail(name: str | None, event: str = "CreateLogGroup") -> dict[str, Any
 
 
 class Bench:
-    def __init__(self, *, max_dead_letters: int = 10_000) -> None:
+    def __init__(self, *, max_dead_letters: int = 10_000, parser: EventParser | None = None) -> None:
         self.publisher = FakePublisher()
         self.observer = RecordingObserver()
         self.deliveries = Deliveries()
@@ -46,13 +47,14 @@ class Bench:
             ),
             observer=self.observer,
             work_topic="work",
+            parser=parser,
         )
 
-    def handle(self, value: Any) -> None:
+    def handle(self, value: Any, headers: Headers = (("trace", b"1"),)) -> None:
         """Hand over one record: bytes or nothing as they are, anything else as JSON."""
         raw = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
         delivery = self.deliveries.next()
-        record = IncomingRecord("events", 3, delivery.offset, AT_MS, b"key", raw, [("trace", b"1")])
+        record = IncomingRecord("events", 3, delivery.offset, AT_MS, b"key", raw, headers)
         self.ingest.handle(record, delivery)
 
     @property
@@ -159,6 +161,36 @@ async def test_one_bad_event_among_good_ones_costs_none_of_them(last: str):
     assert [command.log_group.name for command in bench.commands] == ["/app/a", "/app/c"]
     assert not bench.deliveries.open
     assert bench.observer.dead_letters == [(FailureClass.MALFORMED_EVENT, "events")]
+
+
+@virtual_time
+async def test_a_dead_letter_tells_of_every_bad_event():
+    bench = Bench()
+    bench.handle({"Records": [cloudtrail("a b"), cloudtrail("/app/a"), cloudtrail(None)]})
+    await settle()
+    (letter,) = [record for record in bench.publisher.records if record.topic == "dead-letters"]
+    headers = dict(letter.headers)
+    assert headers["logwarden-field"] == b"Records[0].requestParameters.logGroupName"
+    reason = headers["logwarden-reason"].decode()
+    assert reason.startswith("2 problems: Records[0].requestParameters.logGroupName: ")
+    assert "; Records[2].requestParameters.logGroupName: is missing" in reason
+
+
+@virtual_time
+async def test_the_headers_of_a_record_are_looked_at():
+    bench = Bench()
+    bench.handle({"data": CREATED}, headers=[("content-type", b"application/cloudevents+json")])
+    await settle()
+    assert len(bench.commands) == 1
+
+
+@virtual_time
+async def test_custom_formats_are_read():
+    formats = [EventFormat(name="own", log_group_arn="/arn")]
+    bench = Bench(parser=EventParser(formats=formats))
+    bench.handle({"arn": "arn:aws:logs:eu-west-1:111122223333:log-group:/app/a"})
+    await settle()
+    assert [command.log_group.name for command in bench.commands] == ["/app/a"]
 
 
 @virtual_time

@@ -1,0 +1,67 @@
+"""The way in for events over HTTP: what EventBridge API destinations and the like send, in any shape that ingest reads from Kafka."""
+
+from collections.abc import Callable
+
+import structlog
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from service.http.problems import FieldError, ProblemError, ProblemType, documented
+from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.ingest import PostedEvents, UnacknowledgedError
+
+_log = structlog.get_logger(__name__)
+
+
+class EventsDocument(BaseModel):
+    """What was made of the events."""
+
+    accepted: int = Field(description="Log groups that will be ensured; 0 where the events ask for nothing.")
+
+
+def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | None]) -> APIRouter:
+    """`/v1/events`, for an app that guards it."""
+    routes = APIRouter(prefix=f"{GUARDED}/events", tags=["events"], dependencies=[Depends(bearer)])
+
+    @routes.post(
+        "",
+        name="post_events",
+        status_code=202,
+        response_model=EventsDocument,
+        response_description="Kafka has what the events ask for.",
+        responses=documented(
+            *REFUSALS,
+            ProblemType.MALFORMED_EVENTS,
+            ProblemType.TOO_LARGE,
+            ProblemType.NOT_READY,
+            ProblemType.KAFKA_SILENT,
+        ),
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}},
+    )
+    async def post(request: Request) -> JSONResponse:
+        """Send events in any shape that the source topics take. A repeat does no harm.
+
+        What cannot be read is named in the answer, and nothing else is kept of it; the rest of the same body is worked all the same.
+        """
+        if (reason := not_ready_reason()) is not None:
+            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+        headers = [(_kafka_name(name), value.encode()) for name, value in request.headers.items()]
+        try:
+            parsed = await events.accept(await request.body(), headers)
+        except UnacknowledgedError as e:
+            raise ProblemError(ProblemType.KAFKA_SILENT) from e
+        caller: str = request.state.caller
+        _log.info("events_posted", caller=caller, accepted=len(parsed.commands), malformed=len(parsed.problems))
+        if parsed.problems:
+            errors = [FieldError(detail=f"{each.field}: {each.reason}") for each in parsed.problems]
+            detail = f"{len(parsed.commands)} log groups were accepted all the same." if parsed.commands else ""
+            raise ProblemError(ProblemType.MALFORMED_EVENTS, detail, errors=errors)
+        return JSONResponse(EventsDocument(accepted=len(parsed.commands)).model_dump(), status_code=202)
+
+    return routes
+
+
+def _kafka_name(name: str) -> str:
+    """CloudEvents' attributes are `ce-id` over HTTP and `ce_id` on Kafka."""
+    return name.replace("-", "_", 1) if name.startswith("ce-") else name

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of the event parser: `poe fuzz [--seconds N] [--keep]`."""
