@@ -9,7 +9,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 15.0  # a broker that comes back is noticed within this
@@ -40,11 +40,14 @@ def client_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext:
-    context: ssl.SSLContext = create_ssl_context(
-        cafile=settings.kafka_ssl_cafile and str(settings.kafka_ssl_cafile),
-        certfile=settings.kafka_ssl_certfile and str(settings.kafka_ssl_certfile),
-        keyfile=settings.kafka_ssl_keyfile and str(settings.kafka_ssl_keyfile),
-    )
+    try:
+        context: ssl.SSLContext = create_ssl_context(
+            cafile=settings.kafka_ssl_cafile and str(settings.kafka_ssl_cafile),
+            certfile=settings.kafka_ssl_certfile and str(settings.kafka_ssl_certfile),
+            keyfile=settings.kafka_ssl_keyfile and str(settings.kafka_ssl_keyfile),
+        )
+    except OSError as e:  # ssl.SSLError is one
+        raise SettingsError(f"LOGWARDEN_KAFKA_SSL_...: the certificates or the key cannot be read: {e}") from e
     return context
 
 

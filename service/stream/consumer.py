@@ -9,12 +9,16 @@ Everything that aiokafka 0.14 needs to be told, and to be protected from, is her
 - Partitions are held back by not asking for them: pause() would throw away what is prefetched.
 - rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
 - The listener is not called by stop(), so drain and commit come first.
+- The task that fetches can end without a word, and getmany() returns nothing for ever: that is watched for, and ends the process.
+- A record with a header whose name is not UTF-8 makes getmany() raise, each time, and lose what it had of other partitions by then.
+  Nor can what follows it in its batch be read; that is at least the same producer's.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -35,15 +39,31 @@ _NO_PARTITION: Final = TopicPartition(
     "", -1
 )  # asked for when no partition has room: it keeps the member alive and returns nothing
 _NO_ROOM_POLL_S: Final = 0.1  # how soon room is noticed
+_SIZE_MEMORY: Final = 0.2  # the weight of the newest poll in the mean size of records
+_CAREFUL_POLL_S: Final = 0.3  # a fetch, when records are read one by one
+UNREADABLE: Final = (
+    "logwarden-unreadable"  # header of a record that could not be decoded: why; its bytes are only at its offset
+)
+
+_Batches = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes, bytes]"]]
 
 _log = structlog.get_logger(__name__)
 
 
+class FetchStalledError(Exception):
+    """There are records, the broker answers, and none come: aiokafka's fetching has ended. Only a new consumer helps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerLimits:
-    """Times in seconds; `max_pending` counts records that are handed over and not finished."""
+    """Times in seconds; `max_pending` counts records that are handed over and not finished, `max_pending_bytes` their values.
+
+    Records that have not come for `stall_s` though they are there end the consumer.
+    """
 
     max_pending: int
+    max_pending_bytes: int = 256 * 1024 * 1024
+    stall_s: float = 60.0
     commit_interval_s: float
     commit_timeout_s: float
     rebalance_drain_s: float
@@ -78,6 +98,8 @@ class Consumer:
         self._is_adopted = asyncio.Event()  # what former owners finished is known
         self._is_adopted.set()
         self._failure: asyncio.Future[None] | None = None
+        self._joined_at_ms = 0
+        self._mean_size = 0.0  # bytes of a value, lately
         self.last_poll: float | None = None
         self.is_joined = False
 
@@ -96,6 +118,7 @@ class Consumer:
                 running = [
                     tasks.create_task(self._poll_forever(self._consumer)),
                     tasks.create_task(self._commit_forever()),
+                    tasks.create_task(self._watch_forever(self._consumer)),
                 ]
                 await self._unless(stopped, self._failure)
                 for task in running:
@@ -109,7 +132,7 @@ class Consumer:
             self._failure.cancel()
             self.is_joined = False
             if self._consumer is not None:
-                await close_quietly(f"consumer {self.name}", self._consumer.stop)
+                await close_quietly(f"consumer {self.name}", partial(_close, self._consumer))
 
     # -- what there is to see
 
@@ -156,7 +179,7 @@ class Consumer:
         try:
             await consumer.start()
         except BaseException:
-            await close_quietly(f"consumer {self.name}", consumer.stop)
+            await close_quietly(f"consumer {self.name}", partial(_close, consumer))
             raise
         return consumer
 
@@ -173,26 +196,104 @@ class Consumer:
                 self.last_poll = self._clock.now()  # a refusal is an answer: no restart of ours would help
                 await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
                 continue
+            except UnicodeDecodeError:
+                await self._step_over_unreadable(consumer)
+                continue
             self.last_poll = self._clock.now()
-            ledgers = self._ledgers
-            await self._is_adopted.wait()
-            if ledgers is not self._ledgers:
-                continue  # taken away meanwhile, uncommitted: whoever owns the partitions now reads these records again
-            for tp, records in batches.items():
-                ledger = ledgers[tp]  # a record without one would be lost: better to end here than to go on
-                for record in records:
-                    if (delivery := ledger.see(record.offset)).is_new:
-                        self._handler.handle(_incoming(record), delivery)
+            await self._hand_over(batches)
             await asyncio.sleep(0)  # getmany does not yield while it has records
 
+    async def _hand_over(self, batches: "_Batches") -> bool:
+        """Give records to the handler. False where the partitions are taken away meanwhile, uncommitted: whoever owns them now reads
+        these records again.
+        """
+        ledgers = self._ledgers
+        await self._is_adopted.wait()
+        if ledgers is not self._ledgers:
+            return False
+        count = size = 0
+        for tp, records in batches.items():
+            ledger = ledgers[tp]  # a record without one would be lost: better to end here than to go on
+            for record in records:
+                count, size = count + 1, size + len(record.value or b"")
+                if (delivery := ledger.see(record.offset)).is_new:
+                    self._handler.handle(_incoming(record), delivery)
+        if count:
+            self._mean_size += _SIZE_MEMORY * (size / count - self._mean_size)
+        return True
+
+    async def _step_over_unreadable(self, consumer: AIOKafkaConsumer) -> None:
+        """Find what aiokafka cannot decode, and hand it over without its bytes.
+
+        The call that failed has moved past records that it did not return: reading goes on where handing over ended, one record of
+        one partition at a time, which loses none.
+        """
+        ledgers = self._ledgers
+        await self._is_adopted.wait()
+        try:
+            for tp, ledger in ledgers.items():
+                await self._seek_to_next(consumer, tp, ledger)
+            for tp in ledgers:
+                for _ in range(_MAX_RECORDS):
+                    batches = await self._one_record(consumer, tp)
+                    if ledgers is not self._ledgers or not await self._hand_over(batches):
+                        return
+                    if not batches:
+                        break
+        except KafkaError as e:  # among them that the partitions are no longer ours
+            _log.warning("poll_failed", consumer=self.name, error=str(e) or type(e).__name__)
+            await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
+
+    async def _one_record(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> "_Batches":
+        """The next record of a partition as getmany gives it, or a substitute for it; nothing if none comes soon."""
+        try:
+            batches: _Batches = await consumer.getmany(tp, timeout_ms=round(_CAREFUL_POLL_S * 1000), max_records=1)
+        except UnicodeDecodeError as e:
+            offset = await consumer.position(tp)
+            consumer.seek(tp, offset + 1)
+            _log.error("record_unreadable", consumer=self.name, record=f"{tp.topic}/{tp.partition}/{offset}")
+            return {tp: [_unreadable(tp, offset, self._clock.epoch_ms(), e)]}
+        return batches
+
+    async def _seek_to_next(self, consumer: AIOKafkaConsumer, tp: TopicPartition, ledger: OffsetLedger) -> None:
+        if ledger.next is not None:
+            consumer.seek(tp, ledger.next)
+        elif tp in self._committed:
+            consumer.seek(tp, self._committed[tp].position)
+        else:
+            await consumer.seek_to_beginning(tp)
+
+    async def _watch_forever(self, consumer: AIOKafkaConsumer) -> None:
+        """Raise FetchStalledError when records are there and do not come; not while the broker is away, since no restart would help."""
+        while True:
+            await asyncio.sleep(self._limits.stall_s / 4)
+            ledgers = self._ledgers
+            before_ms = self._clock.epoch_ms() - self._limits.stall_s * 1000
+            fetchable = set(self._with_room()[0]) & consumer.assignment()
+            stale = [tp for tp in fetchable if (consumer.last_poll_timestamp(tp) or self._joined_at_ms) < before_ms]
+            if not stale:
+                continue
+            try:
+                async with asyncio.timeout(self._limits.commit_timeout_s):
+                    ends = await consumer.end_offsets(stale)
+                    positions = {tp: await consumer.position(tp) for tp in stale}
+            except (KafkaError, TimeoutError):
+                continue
+            for tp in stale if ledgers is self._ledgers else ():
+                if positions[tp] < ends[tp]:
+                    raise FetchStalledError(f"{tp.topic}/{tp.partition} stays at {positions[tp]} of {ends[tp]}")
+
     def _with_room(self) -> tuple[list[TopicPartition], int]:
-        """The partitions to fetch, and how many records at the most.
+        """The partitions to fetch, and how many records at the most. The limit is of records, or of bytes at the size they lately have.
 
         All of them while half the limit is free. After that those below their fair share of a quarter of it, and no more than a share
         at once: a full partition holds back none that is not, and the whole stays within the limit. And none that remembers as many
         offsets as the limit, finished or not, because its position does not move.
         """
-        half = max(1, self._limits.max_pending // 2)
+        limit = self._limits.max_pending
+        if self._mean_size:
+            limit = min(limit, int(self._limits.max_pending_bytes / self._mean_size))
+        half = max(1, limit // 2)
         short = {tp: ledger for tp, ledger in self._ledgers.items() if ledger.window < self._limits.max_pending}
         if self.pending < half:
             return list(short), min(_MAX_RECORDS, half)
@@ -261,6 +362,7 @@ class Consumer:
         self._ledgers = {tp: OffsetLedger() for tp in partitions}
         self._committed = {}
         self._is_adopted.clear()
+        self._joined_at_ms = self._clock.epoch_ms()
         self.is_joined = True
         _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
         self._handler.restart()
@@ -287,6 +389,13 @@ class Consumer:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         return None
+
+
+async def _close(consumer: AIOKafkaConsumer) -> None:
+    try:
+        await consumer.stop()
+    finally:
+        await consumer._client.close()  # noqa: SLF001  which a stop() that fails leaves open
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -318,3 +427,11 @@ def _incoming(record: "ConsumerRecord[bytes, bytes]") -> IncomingRecord:
         value=record.value,
         headers=record.headers,
     )
+
+
+def _unreadable(
+    tp: TopicPartition, offset: int, now_ms: int, error: UnicodeDecodeError
+) -> "ConsumerRecord[bytes, bytes]":
+    """A record without key and value that says of another why it cannot be read."""
+    headers = ((UNREADABLE, f"a header's name is not UTF-8: {error.reason}".encode()),)
+    return ConsumerRecord(tp.topic, tp.partition, offset, now_ms, 0, None, None, None, -1, -1, headers)

@@ -27,7 +27,14 @@ class Follower:
         self._moved = asyncio.Condition()
 
     async def run(self, apply: Callable[[bytes], None]) -> None:
-        """Follow until cancelled; waits, and says so, while the broker is away. What `apply` raises is a bug, and ends it."""
+        """`follow` the values alone; tombstones are left out."""
+        await self.follow(lambda _, value: None if value is None else apply(value))
+
+    async def follow(self, apply: Callable[[bytes | None, bytes | None], None]) -> None:
+        """Hand on each key and value, a tombstone's too, until cancelled.
+
+        Waits, and says so, while the broker is away. What `apply` raises is a bug, and ends it.
+        """
         consumer: AIOKafkaConsumer = await until_connected(f"follower of {self._topic}", self._connect)
         async with self._moved:
             self._consumer = consumer
@@ -40,16 +47,25 @@ class Follower:
                     _log.warning("follow_failed", topic=self._topic, error=str(e) or type(e).__name__)
                     await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
                     continue
-                for tp, records in batches.items():
+                for records in batches.values():
                     for record in records:
-                        if record.value is not None:
-                            apply(record.value)
-                    self._positions[tp] = records[-1].offset + 1
-                async with self._moved:
-                    self._moved.notify_all()
+                        apply(record.key, record.value)
+                await self._move(consumer)
                 await asyncio.sleep(0)  # getmany does not yield while it has records
         finally:
             await close_quietly(f"follower of {self._topic}", consumer.stop)
+
+    async def _move(self, consumer: AIOKafkaConsumer) -> None:
+        """Note how far all partitions have been read: a transaction's marker or a compacted record comes with no batch."""
+        try:
+            positions = {tp: await consumer.position(tp) for tp in consumer.assignment()}
+        except KafkaError as e:
+            _log.warning("follow_failed", topic=self._topic, error=str(e) or type(e).__name__)
+            return
+        if positions != self._positions:
+            async with self._moved:
+                self._positions = positions
+                self._moved.notify_all()
 
     async def caught_up(self) -> None:
         """Return when everything that is on the topic now has been applied; waits while the broker is away."""

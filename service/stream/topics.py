@@ -13,7 +13,7 @@ from service.stream.publisher import MAX_RECORD_BYTES
 
 _DAY_MS = 86_400_000
 _CLEANUP = (
-    "cleanup.policy"  # delete, always: compaction, a cluster's default here and there, would keep one command a lane
+    "cleanup.policy"  # said of each: compaction, a cluster's default here and there, would keep one command a lane
 )
 
 
@@ -51,6 +51,7 @@ def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
             1,
             {_CLEANUP: "delete", "retention.ms": str(requests_ms), "segment.ms": str(max(requests_ms // 8, 60_000))},
         ),
+        TopicSpec(settings.control_topic, 1, {_CLEANUP: "compact"}),  # a pause outlives every retention
     ]
 
 

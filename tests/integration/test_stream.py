@@ -3,15 +3,18 @@
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c_py
 
 from service.clock import LoopClock
 from service.domain.offsets import Delivery
 from service.ports import IncomingRecord, OutgoingRecord
 from service.sandbox.kafka.apache import start_apache
 from service.settings import Settings
-from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.consumer import UNREADABLE, Consumer, ConsumerLimits, FetchStalledError
 from service.stream.follower import Follower
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics, topic_specs
@@ -164,6 +167,133 @@ async def test_stops_fetching_when_the_limit_is_reached_and_goes_on_when_there_i
         await until(lambda: len(handler.seen) == 6000)
 
 
+@pytest.mark.apache_kafka
+async def test_large_records_are_bounded_by_their_bytes(apache_kafka, unique_name):
+    arguments, topic = {"bootstrap_servers": apache_kafka.bootstrap_servers}, unique_name("records")
+    await apache_kafka.create_topics({topic: 4})
+    limits = replace(LIMITS, max_pending=100_000, max_pending_bytes=20 * 200_000)
+    await write(arguments, topic, [b"%06d" % (100 * i) + bytes(200_000) for i in range(120)])
+    handler = Collector(finishes=False)
+    async with member(arguments, topic, unique_name("group"), handler, limits=limits) as consumer:
+        await until(lambda: consumer.pending >= 10)
+        await asyncio.sleep(1)
+        assert consumer.pending <= 45, "half the limit, one poll more, and a share for each partition"
+        handler.finishes = True
+        for delivery in handler.open:
+            delivery.finish()
+        await until(lambda: len(handler.seen) == 120)
+
+
+async def test_a_fetcher_that_has_ended_without_a_word_ends_the_consumer(arguments, topic, unique_name):
+    limits = replace(LIMITS, stall_s=1.0)
+    handler = Collector()
+    consumer = Consumer(
+        name="test", group=unique_name("group"), topics=[topic], arguments=arguments, handler=handler, limits=limits,
+        clock=LoopClock(),
+    )  # fmt: skip
+    run = asyncio.create_task(consumer.run(asyncio.Event(), drain_s=5))
+    await write(arguments, topic, [b"%06d" % i for i in range(40)])
+    await until(lambda: len(handler.seen) == 40)
+    await asyncio.sleep(2)
+    assert not run.done(), "there is nothing to fetch: that is no stall"
+    assert consumer._consumer is not None
+    consumer._consumer._fetcher._fetch_task.cancel()
+    await asyncio.sleep(2)
+    assert not run.done()
+    await write(arguments, topic, [b"%06d" % i for i in range(40, 80)])
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(run, 20)
+    assert raised.group_contains(FetchStalledError)
+
+
+@pytest.mark.apache_kafka
+async def test_a_record_that_cannot_be_decoded_is_handed_over_without_its_bytes_and_costs_no_other(
+    apache_kafka, unique_name
+):
+    arguments, topic = {"bootstrap_servers": apache_kafka.bootstrap_servers}, unique_name("records")
+    await apache_kafka.create_topics({topic: 3})
+    expected = set()
+    producer = AIOKafkaProducer(**arguments)
+    await producer.start()
+    for number in range(12):  # batches of 50, every fourth with a bad record in its middle
+        partition = number % 3
+        batch = _batch(producer, [b"%06d" % (100 * number + n) for n in range(50)], bad=25 if number % 4 == 1 else None)
+        sent = await (await producer.send_batch(batch, topic, partition=partition))
+        expected |= {(partition, sent.offset + n) for n in range(50)}
+    await producer.stop()
+    handler = Collector()
+    async with member(arguments, topic, unique_name("group"), handler) as consumer:
+        await until(lambda: len(handler.seen) == 600, 40)
+        await until(lambda: sum(p.lag or 0 for p in consumer.partitions()) == 0)
+    assert {(r.partition, r.offset) for r in handler.seen} == expected
+    unreadable = [r for r in handler.seen if r.value is None]
+    assert [dict(r.headers).keys() for r in unreadable] == [{UNREADABLE}] * 75
+    assert {r.offset % 50 for r in unreadable} == set(range(25, 50)), "the bad record, and what follows in its batch"
+
+
+def _batch(producer, values, *, bad):
+    """A batch, one of whose records has a header with a name that is not UTF-8: what a client in another language may write."""
+    batch = producer.create_batch()
+    for number, value in enumerate(values):
+        headers = [("NAME", b"x")] if number == bad else []
+        batch.append(key=None, value=value, timestamp=None, headers=headers)
+    data = bytearray(batch._build())
+    if bad is not None:
+        at = data.index(b"NAME")
+        data[at : at + 4] = b"\xff\xfe\xff\xfe"
+        data[17:21] = calc_crc32c_py(bytes(data[21:])).to_bytes(4, "big")
+    batch._buffer = bytes(data)
+    return batch
+
+
+@pytest.mark.apache_kafka
+async def test_a_drain_longer_than_the_session_evicts_nobody_and_loses_nothing(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 2})
+
+    class Slow(Collector):
+        async def drain(self, deadline_s):
+            await super().drain(deadline_s)
+            if self.open:
+                await asyncio.sleep(12)  # a session is 10 s, and so would be the time for a rebalance by default
+            for delivery in self.open:
+                delivery.finish()
+            self.open.clear()
+
+    first, second = Slow(finishes=False), Collector()
+    limits = replace(LIMITS, rebalance_drain_s=14)
+    async with member(arguments, topic, group, first, limits=limits) as one:
+        await until(lambda: one.is_joined)
+        await write(arguments, topic, [b"%06d" % i for i in range(100)])
+        await until(lambda: len(first.seen) == 100)
+        async with member(arguments, topic, group, second, limits=limits) as two:
+            await until(lambda: len(one.partitions()) == len(two.partitions()) == 1, 40)
+            await asyncio.sleep(1)
+            assert second.seen == []
+    assert len(first.seen) == 100
+
+
+@pytest.mark.apache_kafka
+async def test_stopping_in_the_middle_of_a_rebalance_does_not_wait_for_its_end(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 2})
+    is_over = asyncio.Event()
+
+    class Slow(Collector):
+        async def drain(self, deadline_s):
+            await is_over.wait()
+
+    limits = replace(LIMITS, rebalance_drain_s=60)
+    async with member(arguments, topic, group, Slow(), limits=limits) as one:
+        await until(lambda: one.is_joined)
+        async with asyncio.timeout(20), member(arguments, topic, group, Collector(), limits=limits) as two:
+            await until(lambda: not one.is_joined)  # it drains, and the other waits for it within its poll
+            assert not two.is_joined
+        is_over.set()
+
+
 async def test_a_follower_reads_a_topic_from_its_beginning_and_knows_when_it_has_caught_up(
     arguments, kafka_broker, unique_name
 ):
@@ -209,6 +339,23 @@ async def test_topics_are_created_with_their_settings_once(apache_kafka, unique_
 
 
 @pytest.mark.apache_kafka
+async def test_a_follower_hands_on_tombstones_and_has_caught_up_behind_a_transactions_marker(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    await apache_kafka.create_topics({(topic := unique_name("followed")): 1})
+    async with AIOKafkaProducer(**arguments, transactional_id=unique_name("writer")) as producer:
+        for value in (b"word", None):
+            async with producer.transaction():
+                await producer.send_and_wait(topic, value, key=b"key")
+    seen = []
+    follower = Follower(topic=topic, arguments=arguments)
+    task = asyncio.create_task(follower.follow(lambda key, value: seen.append((key, value))))
+    await asyncio.wait_for(follower.caught_up(), 10)
+    assert seen == [(b"key", b"word"), (b"key", None)]
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.apache_kafka
 async def test_the_default_settings_create_every_topic_with_the_brokers_own_replication(apache_kafka, unique_name):
     arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
     name = unique_name("default")
@@ -219,13 +366,16 @@ async def test_the_default_settings_create_every_topic_with_the_brokers_own_repl
         outcomes_topic=f"{name}.outcomes",
         dead_letter_topic=f"{name}.dead-letters",
         requests_topic=f"{name}.requests",
+        control_topic=f"{name}.control",
         work_partitions=2,
         topic_partitions=1,
     )
     specs = topic_specs(settings)
     results = await create_topics(arguments, specs, replication=settings.topic_replication)
     assert results == {spec.name: "created" for spec in specs}
-    assert {spec.config["cleanup.policy"] for spec in specs} == {"delete"}
+    compacted = {spec.name for spec in specs if spec.config["cleanup.policy"] == "compact"}
+    assert compacted == {settings.control_topic}
+    assert {spec.config["cleanup.policy"] for spec in specs} == {"delete", "compact"}
 
 
 @pytest.mark.apache_kafka
