@@ -16,24 +16,33 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from service.aws.log_groups import open_log_groups
+from service.aws.adapters import Aws, open_aws
 from service.clock import LoopClock
+from service.control import Control
 from service.dead_letters import DeadLetters
 from service.dispatcher import Dispatcher
 from service.domain import log_group
 from service.domain.dead_letter import DeadLetterLimit
+from service.domain.events import EventParser
 from service.domain.lane import Lane
 from service.domain.log_group import AccountId
-from service.domain.pacing import Pacer
+from service.domain.offsets import untracked
+from service.domain.outcome import Outcome
+from service.domain.pacing import Quota
 from service.domain.request import RequestBook
 from service.domain.schedule import Schedule
-from service.http.app import Trigger, create_app
+from service.domain.sweep import is_sweep_record
+from service.domain.sweep_book import SweepBook
+from service.ensure import Ensure, Policy
+from service.formats import load_event_formats
+from service.http.app import Sweeping, Trigger, create_app
 from service.http.server import Address, serve
 from service.http.tokens import TokenFile
-from service.ingest import Ingest
+from service.ingest import Ingest, PostedEvents
 from service.intake import Intake
-from service.ports import LogGroups, RecordHandler
-from service.registry.file import FileDirectory
+from service.ports import RecordHandler
+from service.registry.opening import open_registry
+from service.registry.source import Registry
 from service.requests import Requests
 from service.retries import Retries
 from service.settings import Role, Settings
@@ -42,15 +51,21 @@ from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.follower import Follower
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import require_topics, topic_specs
+from service.sweep import Sweeper
+from service.sweep_requests import SweepRequests
+from service.sweep_schedule import SweepSchedule
 from service.telemetry.logs import configure_logs
 from service.telemetry.metrics import Metrics
+from service.telemetry.registry import RegistryMetrics
+from service.verification import Verification
 from service.view import ReplicaView
-from service.worker import RetryPolicy, Topics, Worker
+from service.worker import Topics, Worker
 
 _FORWARDED_AT_ONCE: Final = (
     5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement
 )
 _LIMIT_WINDOW: Final = 10_000  # records that the dead letters' share is of: a minute of a busy stream
+_SWEPT_LANES_HELD: Final = 200_000  # lanes of sweeps and their reports, of some hundred bytes each
 _REQUESTS_HELD: Final = (
     200_000  # log groups of manual requests, a few hundred bytes each, that one replica can answer for
 )
@@ -70,6 +85,13 @@ class App:
         self._consumers: list[Consumer] = []
         self._limits: list[DeadLetterLimit] = []
         self._not_ready: str | None = "starting: waiting for Kafka"
+        self._control_follower = Follower(topic=settings.control_topic, arguments=self._arguments)
+        self._control = Control(
+            publisher=self._publisher,
+            clock=self._clock,
+            topic=settings.control_topic,
+            caught_up=self._control_follower.caught_up,
+        )
         self._view = ReplicaView(
             settings=settings,
             replica=socket.gethostname(),
@@ -77,10 +99,13 @@ class App:
             publisher=self._publisher,
             consumers=self._consumers,
             limits=self._limits,
+            control=self._control,
             not_ready_reason=lambda: self._not_ready,
         )
         for collector in self._view.collectors():
             self._metrics.registry.register(collector)
+        formats = settings.event_formats_file
+        self._parser = EventParser(formats=load_event_formats(formats) if formats else ())
         self._follower = Follower(topic=settings.requests_topic, arguments=self._arguments)
         self._requests = Requests(
             publisher=self._publisher,
@@ -90,6 +115,16 @@ class App:
             work_topic=settings.work_topic,
             caught_up=self._follower.caught_up,
         )
+
+        self._sweeps = SweepRequests(
+            publisher=self._publisher,
+            clock=self._clock,
+            book=SweepBook(capacity=_SWEPT_LANES_HELD),
+            requests_topic=settings.requests_topic,
+            work_topic=settings.work_topic,
+            caught_up=self._follower.caught_up,
+        )
+        self._directory: Registry | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in order. Raises what ended it otherwise; nothing is committed then that was not done."""
@@ -104,6 +139,7 @@ class App:
                     serving.cancel()  # still waiting for Kafka: there is nothing to drain
                 await asyncio.wait([serving])
                 self._requests.close()  # callers that still wait are answered with what is known
+                self._sweeps.close()
             finally:
                 stopped.cancel()
                 serving.cancel()
@@ -112,19 +148,23 @@ class App:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        directory = FileDirectory(settings.tenants_file) if Role.WORKER in settings.roles else None
         topics = [spec.name for spec in topic_specs(settings)]
-        await until_connected("topics", lambda: require_topics(self._arguments, topics))
         async with AsyncExitStack() as stack:
+            # Before the wait for Kafka: a wrong tenant file should end the process at once.
+            directory = (
+                await stack.enter_async_context(self._open_registry()) if Role.WORKER in settings.roles else None
+            )
+            self._directory = directory
+            await until_connected("topics", lambda: require_topics(self._arguments, topics))
             await stack.enter_async_context(self._publisher)
-            background: list[Coroutine[Any, Any, None]] = []
+            background: list[Coroutine[Any, Any, None]] = [self._control_follower.follow(self._control.apply)]
             if Role.INGEST in settings.roles:
                 background += self._ingest()
             if directory is not None:
-                log_groups = await stack.enter_async_context(self._open_log_groups())
-                background += [directory.watch(), *self._work(directory, log_groups)]
-            if Role.HTTP in settings.roles:
-                background.append(self._follower.run(self._requests.apply))
+                aws = await stack.enter_async_context(self.open_aws())
+                background += [directory.watch(), *self._work(directory, aws)]
+            if Role.HTTP in settings.roles or self._has_sweep_schedule:
+                background.append(self._follower.run(self._follow))
             await self._run_until_stopped(background, stop)
 
     async def _run_until_stopped(self, background: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
@@ -132,6 +172,10 @@ class App:
         drain_s = self._settings.shutdown_drain_s
         async with asyncio.TaskGroup() as tasks:
             supporting = [tasks.create_task(part) for part in background]
+            if Role.WORKER in self._settings.roles:
+                await self._control.known()  # before the first command: a restart of a paused service calls nobody
+            else:
+                supporting.append(tasks.create_task(self._control.known()))
             consuming = [tasks.create_task(consumer.run(stop, drain_s=drain_s)) for consumer in self._consumers]
             self._not_ready = None
             _log.info("started", roles=sorted(self._settings.roles), version=version("logwarden"))
@@ -149,16 +193,52 @@ class App:
             dead_letters=self._dead_letters(),
             observer=self._metrics,
             work_topic=self._settings.work_topic,
+            parser=self._parser,
         )
         self._consume("ingest", self._settings.source_topics, ingest, max_pending=_FORWARDED_AT_ONCE)
         return [ingest.run()]
 
-    def _work(self, directory: FileDirectory, log_groups: LogGroups) -> list[Coroutine[Any, Any, None]]:
+    def _work(self, directory: Registry, aws: Aws) -> list[Coroutine[Any, Any, None]]:
         settings = self._settings
         dead_letters = self._dead_letters()
-        worker = Worker(
+        ensure = Ensure(
             directory=directory,
-            log_groups=log_groups,
+            log_groups=aws.log_groups,
+            keys=aws.keys,
+            clock=self._clock,
+            observer=self._metrics,
+            policy=Policy(
+                attempts=settings.in_place_attempts,
+                max_wait_s=settings.in_place_max_wait_s,
+                observe_after_s=settings.observe_after_s,
+                is_damped=bool(settings.retry_delays_s),
+                is_dry_run=settings.dry_run,
+            ),
+        )
+        verification = Verification(
+            submit=lambda command: dispatcher.submit(command, untracked()),
+            log_groups=aws.log_groups,
+            clock=self._clock,
+            observer=self._metrics,
+            after_s=settings.verify_after_s,
+        )
+        sweeper = Sweeper(
+            directory=directory,
+            log_groups=aws.log_groups,
+            keys=aws.keys,
+            publisher=self._publisher,
+            clock=self._clock,
+            submit=lambda command, delivery: dispatcher.submit(command, delivery),  # noqa: PLW0108  made below
+            requests_topic=settings.requests_topic,
+            max_waiting=settings.sweep_max_waiting,
+        )
+
+        def told(outcome: Outcome) -> None:
+            sweeper.ended(outcome)
+            verification.ended(outcome)
+
+        worker = Worker(
+            ensure=ensure,
             publisher=self._publisher,
             dead_letters=dead_letters,
             clock=self._clock,
@@ -166,32 +246,67 @@ class App:
             topics=Topics(
                 outcomes=settings.outcomes_topic, requests=settings.requests_topic, retries=settings.retry_topics
             ),
-            retry=RetryPolicy(
-                attempts=settings.in_place_attempts,
-                max_wait_s=settings.in_place_max_wait_s,
-                delays_s=settings.retry_delays_s,
-            ),
-            is_dry_run=settings.dry_run,
+            retry_delays_s=settings.retry_delays_s,
+            on_outcome=told,
         )
         dispatcher = Dispatcher(
-            schedule=Schedule(new_lane=self._new_lane, max_calling=settings.max_in_flight),
+            schedule=Schedule(new_lane=self._new_lane, max_under_way=settings.max_in_flight),
             work=worker.work,
+            sweep=sweeper.work,
+            verify=verification.look,
             clock=self._clock,
             hold_s=settings.hold_s,
             max_hold_s=settings.max_hold_s,
             on_held=self._metrics.lane_held,
         )
+        self._control.governs(dispatcher)
         self._view.works(dispatcher, directory)
-        intake = Intake(dispatcher=dispatcher, dead_letters=dead_letters)
+        intake = Intake(dispatcher=dispatcher, verification=verification, sweeper=sweeper, dead_letters=dead_letters)
         retries = Retries(publisher=self._publisher, clock=self._clock, work_topic=settings.work_topic)
         self._consume("worker", [settings.work_topic], intake, max_pending=settings.max_pending)
         self._consume("retry", settings.retry_topics, retries, max_pending=_FORWARDED_AT_ONCE)
-        return [dispatcher.run(), intake.run(), retries.run()]
+        running = [dispatcher.run(), intake.run(), sweeper.run(), retries.run()]
+        if self._has_sweep_schedule:
+            running.append(self._sweep_schedule(directory).run())
+        return running
+
+    @property
+    def _has_sweep_schedule(self) -> bool:
+        settings = self._settings
+        return Role.WORKER in settings.roles and (settings.sweep_interval_s > 0 or settings.rekey_automatically)
+
+    def _sweep_schedule(self, directory: Registry) -> SweepSchedule:
+        def owns_first_partition() -> bool:
+            [worker] = [consumer for consumer in self._consumers if consumer.name == "worker"]
+            return worker.is_joined and any(status.partition == 0 for status in worker.partitions())
+
+        return SweepSchedule(
+            directory=directory,
+            sweeps=self._sweeps,
+            clock=self._clock,
+            is_ours=owns_first_partition,
+            interval_s=self._settings.sweep_interval_s,
+            is_rekeying=self._settings.rekey_automatically,
+        )
+
+    def _follow(self, value: bytes) -> None:
+        """Take in a record of the requests topic."""
+        (self._sweeps.apply if is_sweep_record(value) else self._requests.apply)(value)
 
     def _side_port(self) -> AbstractAsyncContextManager[Address]:
         settings = self._settings
         trigger = Trigger(
             requests=self._requests, max_groups=settings.http_max_groups, max_wait_s=settings.http_max_wait_s
+        )
+        sweeping = Sweeping(
+            requests=self._sweeps, directory=lambda: self._directory, max_wait_s=settings.http_max_wait_s
+        )
+        events = PostedEvents(
+            publisher=self._publisher,
+            parser=self._parser,
+            observer=self._metrics,
+            clock=self._clock,
+            work_topic=settings.work_topic,
         )
         app = create_app(
             registry=self._metrics.registry,
@@ -202,6 +317,9 @@ class App:
             status=self._view.status,
             lanes=self._view.lanes if Role.WORKER in settings.roles else None,
             trigger=trigger if Role.HTTP in settings.roles else None,
+            sweeping=sweeping if Role.HTTP in settings.roles else None,
+            events=events if Role.HTTP in settings.roles else None,
+            control=self._control if Role.HTTP in settings.roles else None,
         )
         return serve(app, host=settings.http_host, port=settings.http_port)
 
@@ -242,12 +360,21 @@ class App:
         )
 
     def _new_lane(self, lane: log_group.Lane, now: float) -> Lane:
-        rate = self._settings.lane_rates_per_s.get(str(lane), self._settings.rate_per_s)
-        return Lane(lane, pacer=Pacer(ceiling_per_s=rate, now=now), max_running=self._settings.lane_max_in_flight)
-
-    def _open_log_groups(self) -> AbstractAsyncContextManager[LogGroups]:
         settings = self._settings
-        return open_log_groups(
+        rates_per_s = {
+            Quota.ASSOCIATE: settings.lane_rates_per_s.get(str(lane), settings.rate_per_s),
+            Quota.TAGS: settings.tags_rate_per_s,
+            Quota.DESCRIBE: settings.describe_rate_per_s,
+        }
+        return Lane(lane, rates_per_s=rates_per_s, max_under_way=settings.lane_max_in_flight, now=now)
+
+    def _open_registry(self) -> AbstractAsyncContextManager[Registry]:
+        return open_registry(self._settings, clock=self._clock, observer=RegistryMetrics(self._metrics.registry))
+
+    def open_aws(self) -> AbstractAsyncContextManager[Aws]:
+        """AWS by the settings."""
+        settings = self._settings
+        return open_aws(
             clock=self._clock,
             own_account=AccountId(settings.aws_own_account) if settings.aws_own_account else None,
             role_name=settings.aws_role_name,
@@ -259,6 +386,11 @@ class App:
             read_timeout_s=settings.aws_read_timeout_s,
             max_in_flight=settings.max_in_flight,
             user_agent=f"logwarden/{version('logwarden')}",
+            endpoint_urls=settings.aws_endpoint_urls,
+            use_fips=settings.aws_use_fips_endpoint,
+            use_dualstack=settings.aws_use_dualstack_endpoint,
+            key_fresh_s=settings.aws_key_fresh_s,
+            key_recheck_s=settings.aws_key_recheck_s,
         )
 
 

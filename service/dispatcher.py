@@ -1,4 +1,4 @@
-"""Runs the schedule: starts commands when their lane may call, lets them call again, finishes their records, drains.
+"""Runs the schedule: starts commands, lets them call when there is a token, finishes their records, drains.
 
 The only task that exists for a command is the one that works it now; the rest are entries in the schedule. One timer wakes the
 dispatcher when the next lane is due, so an idle service uses no CPU.
@@ -6,19 +6,23 @@ dispatcher when the next lane is due, so an idle service uses no CPU.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TypeVar
 
 from service.domain import log_group
-from service.domain.command import EnsureCommand
+from service.domain.command import EnsureCommand, Priority
 from service.domain.lane import Work
 from service.domain.offsets import Delivery
-from service.domain.outcome import FailureClass
+from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.domain.sweep import Command, SweepCommand
+from service.domain.verify import VerifyCommand
 from service.ports import Clock, GivenUpError
 
-_FRESH_S: Final = 0.1  # a token spent this late moves a call by half an interval at 5 a second
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,58 +34,64 @@ class Held:
 
 
 class Turn:
-    """A command's hold on its lane while it is worked. It starts with one token: the right to one AssociateKmsKey call."""
+    """A command's place in its lane while it is worked: it leaves the place to others for as long as it waits."""
 
-    __slots__ = ("_dispatcher", "_taken_at", "_work", "has_called", "has_token")
+    __slots__ = ("_dispatcher", "_work", "has_called")
 
-    def __init__(self, dispatcher: "Dispatcher", work: Work, taken_at: float) -> None:
+    def __init__(self, dispatcher: "Dispatcher", work: Work) -> None:
         self._dispatcher = dispatcher
         self._work = work
-        self._taken_at = taken_at
         self.has_called = False
-        self.has_token = True
-
-    def give_back(self) -> None:
-        """Say that no call is needed now: another command may have the token at once, unless its time is past."""
-        if self.has_token:
-            self.has_token = False
-            if not self._is_stale:
-                self._dispatcher.give_back(self._work)
-
-    async def ready(self) -> None:
-        """Return with a token to spend now. One that has grown old is exchanged: tokens saved up would all be spent at once."""
-        if self._is_stale or not self.has_token:
-            await self.again(0)
 
     @property
-    def _is_stale(self) -> bool:
-        return self._dispatcher.now() - self._taken_at > _FRESH_S
+    def is_probing(self) -> bool:
+        """Whether the lane is held, or this command finds out whether it still has to be: there is no use in trying twice."""
+        return self._dispatcher.is_probing(self._work)
 
-    def spend(self) -> None:
-        """Say that the call is about to be made."""
-        self.has_called = True
-        self.has_token = False
+    @asynccontextmanager
+    async def call(self, quota: Quota) -> AsyncIterator[None]:
+        """Wait for a token, to spend on the one call that is made in this context; a throttle of it slows the lane down.
 
-    async def again(self, delay_s: float) -> None:
-        """Wait `delay_s` seconds and for the lane's next token, which goes to retries before new commands.
-
-        A token that is not spent yet goes back first. Raises GivenUpError when the dispatcher drains meanwhile.
+        Raises GivenUpError when the dispatcher drains meanwhile.
         """
-        self.give_back()
-        await self._dispatcher.resume(self._work, delay_s)
-        self._taken_at = self._dispatcher.now()
-        self.has_token = True
+        await self._dispatcher.token(self._work, quota)
+        try:
+            yield
+        except CallFailedError as e:
+            self.has_called = True
+            if e.failure is FailureClass.THROTTLED:
+                self._dispatcher.throttled(self._work, quota)
+            raise
+        self.has_called = True
 
-    def throttled(self) -> None:
-        """AWS refused the call for its rate: the whole lane slows down."""
-        self._dispatcher.throttled(self._work)
+    async def pause(self, delay_s: float) -> None:
+        """Let `delay_s` seconds pass. Raises GivenUpError when the dispatcher drains meanwhile."""
+        await self._dispatcher.pause(self._work, delay_s)
+
+    async def shared(self, answer: Awaitable[_T]) -> _T:
+        """Wait for something that another command of the lane sees to."""
+        return await self._dispatcher.parked(self._work, answer)
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent the command is, or whoever waits for its end."""
+        return self._work.priority
+
+    def promote(self, priority: Priority) -> None:
+        """Be as urgent as another command of the lane, which waits for what this one does."""
+        self._dispatcher.promote(self._work, priority)
+
+
+async def _nobody(command: Command, turn: Turn) -> None:  # noqa: ARG001
+    raise RuntimeError(f"nobody here takes a {type(command).__name__}")
 
 
 class Dispatcher:
-    """Works submitted commands, each lane at its pace, at most `max_calling` of the schedule at once.
+    """Works submitted commands, each lane at its pace, at most `max_under_way` of the schedule at once.
 
-    `work` returns None when the command's outcome is durable, or Held. Anything it raises is a bug and ends `run`, and with it the
-    process, with nothing finished that was not done. Times are the clock's, which must be the event loop's own.
+    `work`, `sweep` for a page of a sweep and `verify` for a second look return None when all that follows is durable, or Held. Anything
+    they raise is a bug and ends `run`, and with it the process, with nothing finished that was not done. Times are the clock's, which
+    must be the event loop's own.
     """
 
     def __init__(
@@ -93,6 +103,8 @@ class Dispatcher:
         hold_s: float,
         max_hold_s: float,
         on_held: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
+        sweep: Callable[[SweepCommand, Turn], Awaitable[Held | None]] = _nobody,
+        verify: Callable[[VerifyCommand, Turn], Awaitable[Held | None]] = _nobody,
     ) -> None:
         self.schedule = schedule
         self._work = work
@@ -100,39 +112,42 @@ class Dispatcher:
         self._hold_s = hold_s
         self._max_hold_s = max_hold_s
         self._on_held = on_held
+        self._sweep = sweep
+        self._verify = verify
         self._tasks: asyncio.TaskGroup | None = None
         self._active: dict[Work, asyncio.Task[None]] = {}
-        self._paused: dict[Work, asyncio.Future[None]] = {}
+        self._waiting: dict[Work, asyncio.Future[None]] = {}  # for tokens
         self._timer: asyncio.TimerHandle | None = None
-        self._is_draining = False
+        self._is_pump_due = False
+        self._is_suspended = False
+        self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.last_progress: float | None = None
 
     async def run(self) -> None:
         """Work until cancelled. What is under way then is cancelled too: drain first."""
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                self._pump()
+        async with asyncio.TaskGroup() as self._tasks:
+            try:
+                self._pump_soon()
                 await asyncio.Event().wait()
-        finally:
-            self._tasks = None
-            if self._timer is not None:
-                self._timer.cancel()
+            finally:
+                self._stop()
 
-    def submit(self, command: EnsureCommand, delivery: Delivery) -> None:
+    def submit(self, command: Command, delivery: Delivery) -> None:
         """Queue a command; its delivery is finished when its outcome is durable."""
         self.schedule.add(command, delivery, self._clock.now())
-        self._pump()
+        self._pump_soon()
 
     async def drain(self, deadline_s: float) -> int:
-        """Start nothing more, let what is calling end for up to `deadline_s` seconds, then cancel it.
+        """Start nothing more, let what is under way end for up to `deadline_s` seconds, then cancel it.
 
         Returns how many were cancelled. Work goes on after `restart`.
         """
-        self._is_draining = True
+        self._draining.set()
         for work in self.schedule.drop(self._clock.now()):
-            self._paused.pop(work).set_exception(GivenUpError())
+            if not (waiting := self._waiting.pop(work)).done():  # cancelled this moment
+                waiting.set_exception(GivenUpError())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._idle.wait()
@@ -144,66 +159,121 @@ class Dispatcher:
 
     def restart(self) -> None:
         """Start commands again after a drain."""
-        self._is_draining = False
-        self._pump()
+        self._draining.clear()
+        self._pump_soon()
+
+    def suspend(self) -> None:
+        """Start nothing more and hand out no token until `resume`; calls that are under way end as they would."""
+        self._is_suspended = True
+        self._wake_at(None)
+
+    def resume(self) -> None:
+        """Go on after `suspend`; each lane's first call is an interval away, as if another owner had called until now."""
+        if not self._is_suspended:
+            return
+        self._is_suspended = False
+        now = self._clock.now()
+        for lane in self.schedule:
+            lane.start_empty(now)
+        self._pump_soon()
 
     # -- for Turn
 
-    async def resume(self, work: Work, delay_s: float) -> None:
-        if self._is_draining:
+    def is_probing(self, work: Work) -> bool:
+        return self.schedule.lane_of(work).is_probing
+
+    async def token(self, work: Work, quota: Quota) -> None:
+        if self._draining.is_set():
             raise GivenUpError
-        now = self._clock.now()
-        future = self._paused[work] = asyncio.get_running_loop().create_future()
-        self.schedule.pause(work, now + delay_s, now)
-        self._pump()
-        await future
+        future = self._waiting[work] = asyncio.get_running_loop().create_future()
+        self.schedule.wait(work, quota, self._clock.now())
+        self._pump_soon()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if self._waiting.pop(work, None) is not None:
+                self.schedule.stop_waiting(work)
+            raise
 
-    def now(self) -> float:
-        return self._clock.now()
+    async def pause(self, work: Work, delay_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self.parked(work, self._draining.wait())
+                raise GivenUpError
 
-    def give_back(self, work: Work) -> None:
-        self.schedule.give_back(work, self._clock.now())
-        self._pump()
+    async def parked(self, work: Work, answer: Awaitable[_T]) -> _T:
+        self.schedule.park(work, self._clock.now())
+        self._pump_soon()
+        try:
+            return await answer
+        finally:
+            self.schedule.unpark(work)
 
-    def throttled(self, work: Work) -> None:
-        self.schedule.lane_of(work).pacer.throttled(self._clock.now())
+    def throttled(self, work: Work, quota: Quota) -> None:
+        self.schedule.throttled(work, quota, self._clock.now())
+
+    def promote(self, work: Work, priority: Priority) -> None:
+        self.schedule.lane_of(work).promote(work, priority)
 
     # -- inside
 
+    def _pump_soon(self) -> None:
+        """Pump once for all that happens in this turn of the loop: the records of one fetch are joined before any of them starts."""
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
     def _pump(self) -> None:
-        """Start and resume everything that may call now, and set the timer for the next time."""
-        if self._tasks is None or self._is_draining:
+        """Start what may be started now, hand out the tokens that there are, and set the timer for the next time."""
+        self._is_pump_due = False
+        if self._tasks is None or self._draining.is_set() or self._is_suspended:
             return
         now = self._clock.now()
         while (work := self.schedule.next(now)) is not None:
-            if (paused := self._paused.pop(work, None)) is not None:
-                paused.set_result(None)
+            if (waiting := self._waiting.pop(work, None)) is not None:
+                if not waiting.done():  # cancelled this moment
+                    waiting.set_result(None)
             else:
                 self._idle.clear()
                 self._active[work] = self._tasks.create_task(self._run(work))
+        self._wake_at(self.schedule.wake_at())
+
+    def _wake_at(self, at: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if (wake_at := self.schedule.wake_at()) is not None:
-            self._timer = asyncio.get_running_loop().call_at(wake_at, self._pump)
+        self._timer = None if at is None else asyncio.get_running_loop().call_at(at, self._pump)
+
+    def _stop(self) -> None:
+        """Start nothing more, ever."""
+        self._tasks = None
+        self._wake_at(None)
 
     async def _run(self, work: Work) -> None:
-        turn = Turn(self, work, self._clock.now())
+        turn = Turn(self, work)
         try:
-            held = await self._work(work.command, turn)
+            held = await self._worked(work.command, turn)
         except GivenUpError:
-            self._leave(work, turn)  # not finished: its records are to be read again
-            self._pump()
-        except BaseException:  # late in a drain, the end of `run`, or a bug, which ends it: nothing more is started
-            self._is_draining = True
-            self._leave(work, turn)
-            raise
+            self._leave(work)  # not finished: its records are to be read again
+        except BaseException as e:
+            is_asked_for = self._active[work].cancelling() > 0  # late in a drain, or at the end of `run`
+            self._leave(work)
+            if isinstance(e, asyncio.CancelledError) and not is_asked_for:
+                raise RuntimeError("a command was cancelled by nobody") from e  # TaskGroup would not look at it
+            raise  # a bug ends `run`
         else:
             if held is None:
                 self._finished(work, turn)
             else:
-                self._held(work, turn, held)
-            self._pump()
+                self._held(work, held)
+
+    def _worked(self, command: Command, turn: Turn) -> Awaitable[Held | None]:
+        match command:
+            case EnsureCommand():
+                return self._work(command, turn)
+            case SweepCommand():
+                return self._sweep(command, turn)
+            case VerifyCommand():
+                return self._verify(command, turn)
 
     def _finished(self, work: Work, turn: Turn) -> None:
         self.last_progress = self._clock.now()
@@ -211,20 +281,19 @@ class Dispatcher:
             delivery.finish()
         if turn.has_called:  # and AWS answered: whatever held the lane is over
             self.schedule.lane_of(work).release()
-        self._leave(work, turn)
+        self._leave(work)
 
-    def _held(self, work: Work, turn: Turn, held: Held) -> None:
-        if self._is_draining:
-            return self._leave(work, turn)
+    def _held(self, work: Work, held: Held) -> None:
+        if self._draining.is_set():
+            return self._leave(work)
         now = self._clock.now()
         lane = self.schedule.lane_of(work)
         if lane.hold(now, held.failure.label, first_s=self._hold_s, longest_s=self._max_hold_s):
             self._on_held(lane.id, held.failure, held.detail)
-        return self._leave(work, turn, is_put_back=True)
+        return self._leave(work, is_put_back=True)
 
-    def _leave(self, work: Work, turn: Turn, *, is_put_back: bool = False) -> None:
+    def _leave(self, work: Work, *, is_put_back: bool = False) -> None:
         now = self._clock.now()
-        turn.give_back()
         if is_put_back:
             self.schedule.put_back(work, now)
         else:
@@ -232,3 +301,4 @@ class Dispatcher:
         del self._active[work]
         if not self._active:
             self._idle.set()
+        self._pump_soon()

@@ -4,35 +4,55 @@ import asyncio
 
 from service.dead_letters import DeadLetters
 from service.dispatcher import Dispatcher
-from service.domain.command import EnsureCommand, MalformedCommandError
+from service.domain.command import EnsureCommand, MalformedCommandError, Trigger
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
+from service.domain.sweep import SweepCommand, is_sweep
 from service.forwarding import Forwarding
 from service.ports import IncomingRecord
+from service.sweep import Sweeper
+from service.verification import Verification
 
 
 class Intake(Forwarding):
     """Handles the records of the work topic."""
 
-    def __init__(self, *, dispatcher: Dispatcher, dead_letters: DeadLetters) -> None:
+    def __init__(
+        self, *, dispatcher: Dispatcher, verification: Verification, sweeper: Sweeper, dead_letters: DeadLetters
+    ) -> None:
         super().__init__()
         self._dispatcher = dispatcher
+        self._verification = verification
+        self._sweeper = sweeper
         self._dead_letters = dead_letters
 
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
-        """Queue the record's command; what is no command becomes a dead letter."""
+        """Queue the record's command, or begin its sweep; what is neither becomes a dead letter."""
         try:
-            command = EnsureCommand.from_bytes(record.value)
+            command = (
+                SweepCommand.from_bytes(record.value)
+                if is_sweep(record.value)
+                else EnsureCommand.from_bytes(record.value)
+            )
         except MalformedCommandError as e:
             self.start(
                 self._dead_letters.send_record(record, FailureClass.MALFORMED_COMMAND, str(e), field=e.field), delivery
             )
         else:
-            self._dispatcher.submit(command, delivery)
+            if isinstance(command, SweepCommand):
+                self._sweeper.begin(command, delivery)
+            elif command.trigger is Trigger.DELETED and not self._dispatcher.schedule.has_waiting(command.log_group):
+                delivery.finish()  # it concerns only who waits: the group is looked at before it is sealed
+            else:
+                self._dispatcher.submit(command, delivery)
 
     async def drain(self, deadline_s: float) -> None:
-        """Let what is calling end, drop what waits: the next owner of the partitions reads it again."""
-        await asyncio.gather(self._dispatcher.drain(deadline_s), super().drain(deadline_s))
+        """Let what is under way end, drop what waits: the next owner of the partitions reads it again."""
+        self._verification.forget()
+        self._sweeper.forget()
+        await asyncio.gather(
+            self._dispatcher.drain(deadline_s), self._sweeper.drain(deadline_s), super().drain(deadline_s)
+        )
 
     def restart(self) -> None:
         self._dispatcher.restart()

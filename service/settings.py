@@ -5,11 +5,13 @@ that `LOGWARDEN_SECRETS_DIR` names. Units are in the names.
 """
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.domain.log_group import InvalidIdentityError, account_id, region_name
@@ -19,6 +21,8 @@ SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 _NOT_SETTINGS = frozenset(
     {SECRETS_DIR, f"{PREFIX}TOKEN", f"{PREFIX}KAFKA_HOME"}
 )  # of `logwarden ensure` and the sandbox
+_ENDPOINT_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#{}]*)?\Z")
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 
 
 class Role(StrEnum):
@@ -41,10 +45,41 @@ def _lane_rates(rates: dict[str, float]) -> dict[str, float]:
     return rates
 
 
+def _registry(address: SecretStr) -> SecretStr:
+    scheme, _, rest = address.get_secret_value().partition(":")
+    if scheme not in {"dynamodb", "postgresql", "postgres", "https", "http"} or not rest.strip("/"):
+        raise ValueError("has to be dynamodb:TABLE, postgresql://... or https://...")
+    return address
+
+
+def _brokers(servers: str) -> str:
+    for server in servers.split(","):
+        if not _BROKER.match(server.strip()):
+            raise ValueError(f"{server!r} is not HOST:PORT")
+    return servers
+
+
 def _ascending(delays_s: list[float]) -> list[float]:
     if any(d <= 0 for d in delays_s) or sorted(set(delays_s)) != delays_s:
         raise ValueError("delays are positive and ascending")
     return delays_s
+
+
+def _endpoint_url(url: str | None) -> str | None:
+    if url is not None and not _ENDPOINT_URL.match(url.replace("{region}", "eu-west-1")):
+        raise ValueError(f"{url!r} is not http(s)://HOST[:PORT][/PATH], with {{region}} where the Region goes")
+    return url
+
+
+def _endpoint_urls(urls: dict[str, str]) -> dict[str, str]:
+    for at, url in urls.items():
+        service, colon, region = at.partition(":")
+        if service not in {"logs", "kms", "sts"}:
+            raise ValueError(f"{at!r} is not logs, kms or sts, nor one of these with a Region, as in logs:eu-west-1")
+        if colon:
+            region_name(region)
+        _endpoint_url(url)
+    return urls
 
 
 class Settings(BaseSettings):
@@ -67,7 +102,7 @@ class Settings(BaseSettings):
     )
 
     # -- Kafka
-    kafka_bootstrap_servers: str = Field(
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_brokers)] = Field(
         "localhost:9092", description="Brokers to ask first, `host:port`, comma-separated."
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
@@ -112,6 +147,10 @@ class Settings(BaseSettings):
     requests_topic: str = Field(
         "logwarden.requests", description="Manual requests and their outcomes, so that any replica can answer."
     )
+    control_topic: str = Field(
+        "logwarden.control",
+        description="Whether the service is paused, and by whom: one partition, compacted, so that the last word is kept.",
+    )
     work_partitions: int = Field(
         48, ge=1, le=10_000, description="Partitions of the work topic at creation: the upper limit of worker replicas."
     )
@@ -132,15 +171,29 @@ class Settings(BaseSettings):
         le=1000,
         description="AssociateKmsKey calls a second for each account and Region: AWS's quota, not adjustable.",
     )
+    describe_rate_per_s: float = Field(
+        10.0,
+        gt=0,
+        le=1000,
+        description="DescribeLogGroups calls a second for each account and Region, of up to 50 groups each: AWS's quota, which it "
+        "raises when asked. Lower it where others describe log groups all the time.",
+    )
+    tags_rate_per_s: float = Field(
+        5.0,
+        gt=0,
+        le=1000,
+        description="ListTagsForResource calls a second for each account and Region, where a rule depends on tags: AWS's quota, "
+        "not adjustable.",
+    )
     lane_rates_per_s: Annotated[dict[str, float], AfterValidator(_lane_rates)] = Field(
         {},
-        description='Rates for single lanes, as JSON: `{"111122223333:eu-west-1": 2.5}`, where others spend the quota too.',
+        description='AssociateKmsKey rates for single lanes, as JSON: `{"111122223333:eu-west-1": 2.5}`, where others spend the quota too.',
     )
     max_in_flight: int = Field(
         256,
         ge=1,
         le=4096,
-        description="Commands being worked at once; also the size of the connection pool of each Region.",
+        description="Commands being worked at once; also the size of the connection pool to AWS.",
     )
     lane_max_in_flight: int = Field(
         16,
@@ -151,6 +204,41 @@ class Settings(BaseSettings):
         100_000,
         ge=100,
         description="Commands waiting in one replica, of a few hundred bytes each; past that it stops fetching.",
+    )
+
+    observe_after_s: float = Field(
+        60.0,
+        ge=0,
+        description="How long what an event shows of a group's key is believed (seconds); after that the group is described before "
+        "it is associated, so that a replay costs one call for 50 groups.",
+    )
+
+    sweep_max_waiting: int = Field(
+        300,
+        ge=50,
+        description="Log groups of a sweep that wait in one lane at once: a minute of its quota, so that a sweep of a whole organisation "
+        "takes neither memory nor anybody's turn.",
+    )
+
+    sweep_interval_s: float = Field(
+        0.0,
+        ge=0,
+        le=30 * 86_400,
+        description="How often every log group is looked at (seconds), for what events have missed; 0 for never, since it takes a call for "
+        "50 groups of the DescribeLogGroups quota that others may need. A day's begins at midnight, UTC. Beyond "
+        "`topic_request_retention_s` a restart begins one more.",
+    )
+    rekey_automatically: bool = Field(
+        default=False,
+        description="Whether a tenant's changed key in the tenant file has its log groups brought under it, without `logwarden rekey`. Off, "
+        "since a mistake in the file would go everywhere. The first start, and one after `topic_request_retention_s`, looks at everything.",
+    )
+
+    verify_after_s: float = Field(
+        5.0,
+        ge=0,
+        description="How long after a group was sealed it is looked at again (seconds; AWS shows the key within one), 0 for never: 50 "
+        "groups a call, at the least urgent priority.",
     )
 
     # -- retries
@@ -197,7 +285,57 @@ class Settings(BaseSettings):
     )
 
     # -- tenants
-    tenants_file: Path = Field(Path("/etc/logwarden/tenants.yaml"), description="The tenant file (YAML).")
+    tenants_file: Path = Field(
+        Path("/etc/logwarden/tenants.yaml"),
+        description="The tenant file (YAML), or a folder of such files; read again when it changes.",
+    )
+    registry: Annotated[SecretStr, AfterValidator(_registry)] | None = Field(
+        None,
+        description="Where tenants are asked for instead, account by account: `dynamodb:TABLE`, "
+        "`postgresql://USER@HOST/DATABASE?sslmode=verify-full` or `https://HOST/PATH`. The tenant file is not read then.",
+    )
+    registry_password: SecretStr | None = Field(
+        None, description="PostgreSQL password, where the address has none; better as a file in the secrets folder."
+    )
+    registry_token_file: Path | None = Field(
+        None, description="File with the bearer token for an HTTP registry, read for each request."
+    )
+    registry_dynamodb_region: str | None = Field(
+        None, description="Region of the DynamoDB table; that of `aws_sts_region` where unset."
+    )
+    registry_ttl_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long an answer is used (seconds): a changed key is seen by then, at once where the registry tells of changes.",
+    )
+    registry_negative_ttl_s: float = Field(
+        10.0,
+        gt=0,
+        description="How long it is believed that nobody lists an account (seconds): new accounts should not wait for long.",
+    )
+    registry_max_stale_s: float = Field(
+        3600.0,
+        gt=0,
+        description="How old an answer may grow while the registry fails (seconds); past that the lanes of the account wait. Less, "
+        "where a withdrawn key must not be used for an hour.",
+    )
+    registry_timeout_s: float = Field(
+        3.0, gt=0, description="How long one question may take (seconds); a registry nearby takes milliseconds."
+    )
+    registry_poll_interval_s: float = Field(
+        5.0,
+        gt=0,
+        description="How often the registry's version is read (seconds), one small request each time: how soon a change is seen.",
+    )
+    registry_max_accounts: int = Field(
+        10_000, ge=1, description="Accounts whose tenants are kept in memory, some kB each; the last used ones."
+    )
+
+    # -- events
+    event_formats_file: Path | None = Field(
+        None,
+        description="File of custom event formats (YAML), read at the start. Unset: AWS's events and our own only.",
+    )
 
     # -- AWS
     aws_own_account: str | None = Field(
@@ -211,10 +349,36 @@ class Settings(BaseSettings):
     aws_sts_region: str = Field(
         "us-east-1", description="Region whose STS endpoint is asked; choose the one you run in."
     )
-    aws_endpoint_url: str | None = Field(None, description="One endpoint for every AWS service, for a local stand-in.")
+    aws_endpoint_url: Annotated[str | None, AfterValidator(_endpoint_url)] = Field(
+        None,
+        description="URL of one endpoint for every AWS service, for a local stand-in or a gateway; `{region}` in it is replaced.",
+    )
+    aws_endpoint_urls: Annotated[dict[str, str], AfterValidator(_endpoint_urls)] = Field(
+        {},
+        description='URLs by service (`logs`, `kms`, `sts`) or `SERVICE:REGION`, as JSON: `{"logs": "https://logs.{region}.example"}`, '
+        "for VPC endpoints without private DNS names. They come before the one for all.",
+    )
+    aws_use_fips_endpoint: bool = Field(
+        default=False, description="Call AWS's FIPS endpoints, where no URL is set; some Regions have none."
+    )
+    aws_use_dualstack_endpoint: bool = Field(
+        default=False, description="Call AWS's dual-stack endpoints (IPv4 and IPv6), where no URL is set."
+    )
     aws_connect_timeout_s: float = Field(3.0, gt=0, description="Time to connect (seconds); AWS takes milliseconds.")
     aws_read_timeout_s: float = Field(
         10.0, gt=0, description="Time to an answer (seconds); AssociateKmsKey takes well under 1."
+    )
+    aws_key_fresh_s: float = Field(
+        300.0,
+        ge=0,
+        description="How long a key that is in order is not looked at again (seconds); a refusal by AWS ends it. The lack of a right to "
+        "look is remembered as long.",
+    )
+    aws_key_recheck_s: float = Field(
+        15.0,
+        ge=0,
+        description="How long a key that cannot be used, or seen, is not looked at again (seconds): under the first retry delay, so that "
+        "a retry meets the key as it is.",
     )
 
     # -- the side-port
@@ -255,6 +419,8 @@ class Settings(BaseSettings):
             account_id(self.aws_own_account)
         if not self.roles:
             raise ValueError("at least one role has to run")
+        if self.registry_max_stale_s < self.registry_ttl_s:
+            raise ValueError("registry_max_stale_s is at least registry_ttl_s")
         names = [
             *self.source_topics,
             self.work_topic,
@@ -262,6 +428,7 @@ class Settings(BaseSettings):
             self.outcomes_topic,
             self.dead_letter_topic,
             self.requests_topic,
+            self.control_topic,
         ]
         if len(set(names)) != len(names):
             raise ValueError(f"two topics have one name: {sorted(names)}")
@@ -287,8 +454,14 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(_secrets_dir=folder, **overrides)
     except ValidationError as e:
-        lines = [f"{PREFIX}{'.'.join(map(str, error['loc'])).upper() or '*'}: {error['msg']}" for error in e.errors()]
-        raise SettingsError("\n".join(lines)) from e
+        raise SettingsError("\n".join(map(_problem, e.errors(include_url=False)))) from e
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One wrong setting: the variable as it is in the environment, and what is wrong with it; the entry, where it is a list."""
+    name, *entry = error["loc"] or ("*",)
+    where = f" (entry {'.'.join(map(str, entry))})" if entry else ""
+    return f"{PREFIX}{str(name).upper()}{where}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _files_in(folder: str) -> list[str]:

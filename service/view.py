@@ -9,16 +9,19 @@ from typing import Final
 
 from prometheus_client.registry import Collector
 
+from service.control import Control
 from service.dispatcher import Dispatcher
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.status import LanesStatus
-from service.http.status import ConsumerDocument, RegistryDocument, StatusDocument, timestamp
+from service.http.status import ConsumerDocument, PauseState, RegistryDocument, StatusDocument, timestamp
 from service.ports import Clock
-from service.registry.file import FileDirectory
+from service.registry.cache import CachedDirectory
+from service.registry.source import Registry
 from service.settings import Role, Settings
 from service.stream.consumer import Consumer
 from service.stream.publisher import KafkaPublisher
-from service.telemetry.collectors import LaneCollector, ProgressCollector, StreamCollector
+from service.telemetry.collectors import LaneCollector, PauseCollector, ProgressCollector, StreamCollector
+from service.telemetry.registry import RegistryCollector
 
 _STALLED_S: Final = (
     300.0  # a consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most
@@ -37,6 +40,7 @@ class ReplicaView:
         publisher: KafkaPublisher,
         consumers: Sequence[Consumer],
         limits: Sequence[DeadLetterLimit],
+        control: Control,
         not_ready_reason: Callable[[], str | None],
     ) -> None:
         self.replica = replica
@@ -45,13 +49,14 @@ class ReplicaView:
         self._publisher = publisher
         self._consumers = consumers
         self._limits = limits
+        self._control = control
         self._not_ready_reason = not_ready_reason
         self._dispatcher: Dispatcher | None = None
-        self._directory: FileDirectory | None = None
+        self._directory: Registry | None = None
         self._started_at_ms = clock.epoch_ms()
         self._working_since = 0.0
 
-    def works(self, dispatcher: Dispatcher, directory: FileDirectory) -> None:
+    def works(self, dispatcher: Dispatcher, directory: Registry) -> None:
         """Show the lanes and the registry of a worker that begins now."""
         self._dispatcher = dispatcher
         self._directory = directory
@@ -60,20 +65,26 @@ class ReplicaView:
     def collectors(self) -> Iterator[Collector]:
         """What is to be registered for the metrics, once."""
         yield StreamCollector(lambda: [consumer.status() for consumer in self._consumers])
+        yield PauseCollector(lambda: self._control.paused is not None if self._control.is_known else None)
         yield ProgressCollector(progress_s=self.progress_s, publish_failing_s=self.publish_failing_s)
         if Role.WORKER in self._settings.roles:
             yield LaneCollector(self.lanes, max_lanes=self._settings.metrics_max_lanes)
+            yield RegistryCollector(self._cache)
 
     def lanes(self) -> LanesStatus:
         """Every lane of this replica."""
-        return LanesStatus() if self._dispatcher is None else self._dispatcher.schedule.status(self._clock.now())
+        if self._dispatcher is None:
+            return LanesStatus()
+        status = self._dispatcher.schedule.status(self._clock.now())
+        return status.paused() if self._control.paused else status
 
     def progress_s(self) -> float | None:
-        """How long ago a command was last finished, or work began where none was; None where no work is done."""
-        if self._dispatcher is None:
+        """How long ago a command was last finished, or work began, or resumed, where none was since; None where no work is done."""
+        if self._dispatcher is None or self._control.paused:
             return None
         last = self._dispatcher.last_progress
-        return self._clock.now() - (self._working_since if last is None else last)
+        since = self._working_since if last is None else last
+        return self._clock.now() - max(since, self._control.changed_at)
 
     def publish_failing_s(self) -> float | None:
         """For how long Kafka has not taken what is written; None while it does."""
@@ -90,10 +101,13 @@ class ReplicaView:
 
     def status(self) -> StatusDocument:
         """All of it on one page."""
+        paused = self._control.paused
         return StatusDocument(
             replica=self.replica,
             version=version("logwarden"),
-            mode="dry-run" if self._settings.dry_run else "enforcing",
+            mode="paused" if paused else "dry-run" if self._settings.dry_run else "enforcing",
+            dry_run=self._settings.dry_run,
+            pause=PauseState.of(paused) if paused else None,
             roles=sorted(self._settings.roles),
             started_at=timestamp(self._started_at_ms),
             not_ready=self._not_ready_reason(),
@@ -104,6 +118,10 @@ class ReplicaView:
             registry=self._registry(),
             consumers=[ConsumerDocument.of(consumer.status()) for consumer in self._consumers],
         )
+
+    def _cache(self) -> CachedDirectory | None:
+        """The registry's cache; None before work begins, and for the tenant file, which needs none."""
+        return self._directory if isinstance(self._directory, CachedDirectory) else None
 
     def _registry(self) -> RegistryDocument | None:
         if (directory := self._directory) is None:

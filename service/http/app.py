@@ -9,16 +9,23 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
+from service.control import Control
 from service.domain.status import LanesStatus
 from service.http.body_limit import BodyLimit
+from service.http.events import event_routes
 from service.http.lanes import lane_routes
 from service.http.pages import page_routes
+from service.http.pause import pause_routes
 from service.http.probes import Reason, probe_routes
 from service.http.problems import ANY_OTHER_ERROR, Problem, answer_with_problems
 from service.http.status import StatusDocument, status_routes
+from service.http.sweeps import sweep_routes
 from service.http.tokens import Guard, TokenFile
 from service.http.trigger import trigger_routes
+from service.ingest import PostedEvents
+from service.ports import TenantDirectory
 from service.requests import Requests
+from service.sweep_requests import SweepRequests
 
 _DESCRIPTION = "Keeps every CloudWatch log group encrypted under its own tenant's KMS key."
 
@@ -32,6 +39,15 @@ class Trigger:
     max_wait_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweeping:
+    """What sweeps need; `directory` gives None in a process without a registry."""
+
+    requests: SweepRequests
+    directory: Callable[[], TenantDirectory | None]
+    max_wait_s: float
+
+
 def create_app(
     *,
     registry: CollectorRegistry,
@@ -42,6 +58,9 @@ def create_app(
     status: Callable[[], StatusDocument],
     lanes: Callable[[], LanesStatus] | None = None,
     trigger: Trigger | None = None,
+    control: Control | None = None,
+    sweeping: Sweeping | None = None,
+    events: PostedEvents | None = None,
 ) -> FastAPI:
     """The application of the process called `replica`; a process without the role for them has no `lanes`, or no `trigger`."""
     app = _App(
@@ -66,6 +85,19 @@ def create_app(
                 max_wait_s=trigger.max_wait_s,
             )
         )
+    if events is not None:
+        app.include_router(event_routes(events=events, not_ready_reason=not_ready_reason))
+    if sweeping is not None:
+        app.include_router(
+            sweep_routes(
+                sweeps=sweeping.requests,
+                directory=sweeping.directory,
+                not_ready_reason=not_ready_reason,
+                max_wait_s=sweeping.max_wait_s,
+            )
+        )
+    if control is not None:
+        app.include_router(pause_routes(control=control, not_ready_reason=not_ready_reason))
     if lanes is not None:
         app.include_router(lane_routes(replica=replica, lanes=lanes))
     app.include_router(status_routes(status))

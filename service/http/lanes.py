@@ -41,8 +41,8 @@ class LaneDocument(BaseModel):
         description="How long the oldest command has waited since this replica read it (seconds)."
     )
     held: HoldDocument | None = Field(description="Why the lane waits for a fault that is not any one log group's.")
-    estimated_end_s: float = Field(
-        description="When everything that waits will have started, at the rate of now (seconds)."
+    estimated_end_s: float | None = Field(
+        description="When everything that waits will have started, at the rate of now (seconds); null while paused."
     )
 
 
@@ -54,7 +54,9 @@ class LaneTotals(BaseModel):
     in_flight: int = Field(description="Log groups that have started.")
     held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class.")
     oldest_waiting_s: float | None = Field(description="How long the oldest command has waited (seconds).")
-    estimated_end_s: float = Field(description="When the last lane will have started everything (seconds).")
+    estimated_end_s: float | None = Field(
+        description="When the last lane will have started everything (seconds); null while paused, if anything waits."
+    )
 
 
 class LanesDocument(BaseModel):
@@ -96,7 +98,7 @@ def _totals(status: LanesStatus) -> LaneTotals:
         in_flight=status.in_flight,
         held=dict(status.held),
         oldest_waiting_s=_rounded(status.oldest_waiting_s),
-        estimated_end_s=round(status.estimated_end_s, 3),
+        estimated_end_s=_rounded(status.estimated_end_s),
     )
 
 
@@ -111,7 +113,7 @@ def _lane(status: LaneStatus) -> LaneDocument:
         throttled_ago_s=_rounded(status.throttled_ago_s),
         oldest_waiting_s=_rounded(status.oldest_waiting_s),
         held=None if status.hold is None else _hold(status.hold),
-        estimated_end_s=round(status.estimated_end_s, 3),
+        estimated_end_s=_rounded(status.estimated_end_s),
     )
 
 

@@ -41,6 +41,10 @@ class ProblemType(Enum):
         "invalid-request", 400, 0, "The request is not valid",
         "Mend what `errors` names: each pointer is a JSON pointer into the body. Nothing was done.",
     )  # fmt: skip
+    MALFORMED_EVENTS = (
+        "malformed-events", 400, 0, "Events in the body cannot be read",
+        "Mend what `errors` names. The other events of the same body are worked; a repeat of them does no harm.",
+    )  # fmt: skip
     TOKEN_MISSING = (
         "token-missing", 401, 0, "A token is required",
         "Send `Authorization: Bearer TOKEN` with a token that the operator of this service gave you.",
@@ -56,6 +60,10 @@ class ProblemType(Enum):
     UNKNOWN_REQUEST = (
         "unknown-request", 404, 0, "There is no such request",
         "The id is wrong, or the request is older than the service remembers.",
+    )  # fmt: skip
+    UNKNOWN_SWEEP = (
+        "unknown-sweep", 404, 0, "There is no such sweep",
+        "The id is wrong, or the sweep is older than the service remembers.",
     )  # fmt: skip
     TOO_LARGE = (
         "too-large", 413, 0, "The request is too large",
@@ -80,6 +88,10 @@ class ProblemType(Enum):
     CATCHING_UP = (
         "catching-up", 503, 2, "This replica has not read all requests yet",
         "Try again in a few seconds. If it lasts, Kafka does not answer: look at the service's log.",
+    )  # fmt: skip
+    REGISTRY_SILENT = (
+        "registry-does-not-answer", 503, 10, "The tenant registry does not answer",
+        "Try again, or name accounts and Regions. Nothing was done.",
     )  # fmt: skip
     KAFKA_SILENT = (
         "kafka-does-not-acknowledge", 503, 10, "Kafka does not acknowledge the request",

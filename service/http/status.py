@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from service.domain.control import Paused, Resumed, Word
 from service.domain.status import ConsumerStatus
 from service.http.problems import documented
 from service.http.tokens import GUARDED, REFUSALS, bearer
@@ -68,17 +69,41 @@ class RegistryDocument(BaseModel):
         return cls(version=version, loaded_at=timestamp(loaded_at_ms), last_error="\n".join(lines) or None)
 
 
+class PauseState(BaseModel):
+    """Whether the service is paused: the last word on it. The rest is null where nobody has said anything."""
+
+    paused: bool = Field(description="While it is, events and requests are taken in and wait; nothing is started.")
+    by: str | None = Field(description="Who said so: the name of the token, or who used the command line.")
+    since: str | None = Field(description="When, in UTC.")
+    reason: str | None = Field(description="Why it is paused; null when it is not.")
+
+    @classmethod
+    def of(cls, word: Word | None) -> Self:
+        match word:
+            case Paused(by=by, at_ms=at_ms, reason=reason):
+                return cls(paused=True, by=by, since=timestamp(at_ms), reason=reason)
+            case Resumed(by=by, at_ms=at_ms):
+                return cls(paused=False, by=by, since=timestamp(at_ms), reason=None)
+            case None:
+                return cls(paused=False, by=None, since=None, reason=None)
+
+
 class StatusDocument(BaseModel):
     """The replica that answers, as it stands. What belongs to a role that it does not have is null or empty."""
 
     replica: str = Field(description="Its host name, in Kubernetes that of the pod.")
     version: str
-    mode: Literal["enforcing", "dry-run"] = Field(description="`dry-run`: nothing is changed in AWS.")
+    mode: Literal["enforcing", "dry-run", "paused"] = Field(
+        description="`dry-run`: nothing is changed in AWS. `paused`: nothing is started until the service is resumed."
+    )
+    dry_run: bool = Field(description="Whether nothing is changed in AWS, after a pause too.")
+    pause: PauseState | None = Field(description="The pause that is in force; null while there is none.")
     roles: list[str] = Field(description="Which parts run in it.")
     started_at: str = Field(description="In UTC.")
     not_ready: str | None = Field(description="Why it is starting or stopping; null when it is ready.")
     last_progress_s: float | None = Field(
-        description="How long ago it finished a command, or began to work where it has finished none (seconds)."
+        description="How long ago it finished a command, or began to work, or resumed where it has finished none since (seconds); "
+        "null while paused."
     )
     lanes_held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class; see `/v1/lanes`.")
     publish_failing_s: float | None = Field(

@@ -54,6 +54,19 @@ class LaneCollector(Collector):
         yield from _of_each([lane for lane in status.lanes[: self._max_lanes] if lane.has_work])
 
 
+class PauseCollector(Collector):
+    """Whether the service is paused; None while that is not known."""
+
+    def __init__(self, is_paused: Callable[[], bool | None]) -> None:
+        self._is_paused = is_paused
+
+    def collect(self) -> Iterable[Metric]:
+        if (is_paused := self._is_paused()) is not None:
+            yield _gauge(
+                "logwarden_paused", "1 while an operator has paused the service: nothing is started.", is_paused
+            )
+
+
 class ProgressCollector(Collector):
     """For how long nothing has moved (seconds, None where there is nothing to move)."""
 
@@ -67,7 +80,7 @@ class ProgressCollector(Collector):
         if (progress_s := self._progress_s()) is not None:
             yield _gauge(
                 "logwarden_last_progress_seconds",
-                "Since a command was last finished; since the start before the first. Worth an alert only while commands wait.",
+                "Since a command was last finished; since the start or a resume before the first. Absent while paused. Worth an alert only while commands wait.",
                 progress_s,
             )
         yield _gauge(

@@ -1,5 +1,6 @@
 """Metrics, each explained. Labels are bounded: a lane is one of accounts x Regions, a log group or a tenant is never a label."""
 
+from functools import cache
 from importlib.metadata import version
 from platform import python_version
 
@@ -22,37 +23,49 @@ class Metrics:
         self.registry = registry
         build = Info("logwarden_build", "What runs, by version.", registry=registry)
         build.info({"version": version("logwarden"), "python": python_version()})
-        self._events = Counter(
+        events = Counter(
             "logwarden_events",
             "Source records read, by result: accepted, irrelevant, malformed.",
             ["result"],
             registry=registry,
         )
+        # Finding a series by its labels costs more than counting in it, and more than the first look at a record.
+        self._events = cache(events.labels)
         self._commands = Counter(
             "logwarden_commands_accepted", "Commands written to the work topic by ingest.", registry=registry
         )
-        self._calls = Counter(
+        calls = Counter(
             "logwarden_associate_calls",
             "AssociateKmsKey calls, by failure class; ok for none.",
             ["result"],
             registry=registry,
         )
+        self._calls = cache(calls.labels)
         self._call_seconds = Histogram(
             "logwarden_associate_seconds", "Duration of AssociateKmsKey calls.", buckets=_SECONDS[:8], registry=registry
         )
-        self._outcomes = Counter(
+        outcomes = Counter(
             "logwarden_outcomes",
             "Commands done, by state, failure class and fault.",
             ["state", "failure", "fault"],
             registry=registry,
         )
-        self._seconds = Histogram(
+        self._outcomes = cache(outcomes.labels)
+        seconds = Histogram(
             "logwarden_command_seconds",
             "From the trigger's arrival on Kafka to a durable outcome, by trigger.",
             ["trigger"],
             buckets=_SECONDS,
             registry=registry,
         )
+        self._seconds = cache(seconds.labels)
+        verified = Counter(
+            "logwarden_verified_groups",
+            "Log groups looked at some seconds after they were sealed, by result: right, wrong, unseen.",
+            ["result"],
+            registry=registry,
+        )
+        self._verified = cache(verified.labels)
         self._dead_letters = Counter(
             "logwarden_dead_letters", "Records sent to the dead-letter topic.", ["failure"], registry=registry
         )
@@ -69,25 +82,33 @@ class Metrics:
         )
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
-        self._events.labels("malformed" if problem else "accepted" if commands else "irrelevant").inc()
-        self._commands.inc(commands)
+        self._events("malformed" if problem else "accepted" if commands else "irrelevant").inc()
+        if commands:
+            self._commands.inc(commands)
 
     def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:  # noqa: ARG002  the port's
-        self._calls.labels(failure.label if failure else "ok").inc()
+        self._calls(failure.label if failure else "ok").inc()
         self._call_seconds.observe(seconds)
 
     def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
         failure = outcome.failure
-        self._outcomes.labels(
+        self._outcomes(
             outcome.state.value, failure.label if failure else "", failure.fault.value if failure else ""
         ).inc()
-        self._seconds.labels(command.trigger.value).observe(seconds)
+        self._seconds(command.trigger.value).observe(seconds)
         fields = outcome.as_dict()
         fields.pop("failure", None)
         if failure is not None:
             fields |= {"failure": failure.label, "fault": failure.fault.value, "hint": failure.hint}
+        if failure is not None or command.request_ids:
+            fields |= {"origin": str(command.origin) if command.origin else None, "requests": list(command.request_ids)}
         log = _log.warning if failure is not None else _log.info
         log("outcome", **fields, trigger=command.trigger.value, deferrals=command.deferrals, seconds=round(seconds, 3))
+
+    def verified(self, *, right: int, wrong: int, unseen: int) -> None:
+        for result, count in (("right", right), ("wrong", wrong), ("unseen", unseen)):
+            if count:
+                self._verified(result).inc(count)
 
     def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
         self._dead_letters.labels(failure.label).inc()

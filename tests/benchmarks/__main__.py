@@ -9,13 +9,16 @@ import sys
 import traceback
 from pathlib import Path
 
+from tests.benchmarks.accounts import accounts
 from tests.benchmarks.associate_cpu import associate_cpu
 from tests.benchmarks.engine import engine, engine_slow
+from tests.benchmarks.first_look import first_look
 from tests.benchmarks.ingest_filter import ingest_filter
 from tests.benchmarks.memory import memory_lanes, memory_waiting
 from tests.benchmarks.neighbour import neighbour
 from tests.benchmarks.quota import quota, quota_churn, quota_cold
 from tests.benchmarks.result import Benchmark, Result
+from tests.benchmarks.tenancy import tenancy
 
 BENCHMARKS: dict[str, Benchmark] = {
     "quota": quota,
@@ -25,9 +28,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "engine": engine,
     "engine-slow": engine_slow,
     "ingest-filter": ingest_filter,
+    "first-look": first_look,
     "memory-waiting": memory_waiting,
     "memory-lanes": memory_lanes,
     "associate-cpu": associate_cpu,
+    "accounts": accounts,
+    "tenancy": tenancy,
 }
 _TIME_LIMIT_S = 180  # each is made for 90; a busy machine starts a broker late
 

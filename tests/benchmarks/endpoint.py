@@ -1,4 +1,4 @@
-"""An AWS that answers at once, or after a fixed time, and does nothing else: `python -m tests.benchmarks.endpoint LATENCY_S`.
+"""An AWS that answers at once, or after a fixed time, and does next to nothing else: `python -m tests.benchmarks.endpoint LATENCY_S`.
 
 The sandbox AWS works a call like AWS and so manages some hundreds a second; where the caller's cost is measured the endpoint must not
 be what is waited for. This one reads as much of HTTP as SDKs send, checks nothing, and answers some 50,000 calls a second. It writes
@@ -6,9 +6,11 @@ its port to stdout and ends with its stdin.
 """
 
 import asyncio
+import json
 import re
 import sys
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import httpx
 import uvloop
@@ -26,6 +28,10 @@ _SESSION = (
     "<SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration>"
     "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
 )
+# Every key is in order, and every log group is under the one that was last asked for in its account and Region.
+_KEY_POLICY = json.dumps({"Policy": json.dumps({"Version": "2012-10-17", "Statement": []})})
+_ASSOCIATION = re.compile(rb'arn:aws:logs:([a-z0-9-]+):([0-9]{12}):log-group:([^"]+)"')
+_KEY = re.compile(rb"arn:aws:kms:[a-z0-9-]+:[0-9]{12}:key/[a-z0-9-]+")
 
 
 def _answer(content_type: str, body: str = "") -> bytes:
@@ -41,6 +47,7 @@ class _Connection(asyncio.Protocol):
     """One client's connection, with one request under way at a time."""
 
     associated = 0  # by all connections
+    keys: ClassVar[dict[bytes, str]] = {}  # of log groups, by name: names differ between accounts in every benchmark
 
     def __init__(self, latency_s: float) -> None:
         self._latency_s = latency_s
@@ -60,12 +67,28 @@ class _Connection(asyncio.Protocol):
         request, self._received = self._received, b""
         if b"Logs_20140328.AssociateKmsKey" in request:
             _Connection.associated += 1
+            if (group := _ASSOCIATION.search(request)) and (key := _KEY.search(request)):
+                _Connection.keys[group[3]] = key[0].decode()
             if self._latency_s:
                 asyncio.get_running_loop().call_later(self._latency_s, self._transport.write, _ASSOCIATED)
             else:
                 self._transport.write(_ASSOCIATED)
         elif b"Action=AssumeRole" in request:
             self._transport.write(_ASSUMED)
+        elif b"Logs_20140328.DescribeLogGroups" in request:
+            names = json.loads(request[end_of_head + 4 :]).get("logGroupIdentifiers", [])
+            groups = [{"logGroupName": name, "kmsKeyId": _Connection.keys.get(name.encode())} for name in names]
+            self._transport.write(_answer("application/x-amz-json-1.1", json.dumps({"logGroups": groups})))
+        elif b"TrentService.DescribeKey" in request and (key := _KEY.search(request)):
+            facts: dict[str, object] = {
+                "Arn": key[0].decode(),
+                "KeyId": key[0].decode().rpartition("/")[2],
+                "KeyState": "Enabled",
+            }
+            facts |= {"Enabled": True, "KeySpec": "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT"}
+            self._transport.write(_answer("application/x-amz-json-1.1", json.dumps({"KeyMetadata": facts})))
+        elif b"TrentService.GetKeyPolicy" in request:
+            self._transport.write(_answer("application/x-amz-json-1.1", _KEY_POLICY))
         else:
             self._transport.write(_answer("text/plain", str(_Connection.associated)))
 
@@ -105,7 +128,7 @@ class QuickAws:
     def environment(self, region: str) -> dict[str, str]:
         return KEYS | {"AWS_REGION": region}
 
-    async def create_role(self, account: str, name: str, external_id: str) -> None:
+    async def create_role(self, account: str, name: str, external_id: str, *, policy: object = None) -> None:
         """Every role is there."""
 
     async def create_key(self, account: str, region: str, *, policy) -> str:

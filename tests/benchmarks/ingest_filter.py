@@ -43,8 +43,8 @@ async def ingest_filter(is_quick: bool) -> list[Result]:
     organisation = Organisation((_ACCOUNT,), (_REGION,))
     async with QuickAws.start() as aws, deployed(aws, organisation) as deployment:
         topic = deployment.settings.source_topics[0]
-        stream = _stream()
-        await publish(deployment, topic, (stream[number % len(stream)] for number in range(records)))
+        repeated = stream()
+        await publish(deployment, topic, (repeated[number % len(repeated)] for number in range(records)))
         servers = deployment.settings.kafka_bootstrap_servers
         bare = [await in_own_process(_bare_loop, servers, topic, records)]
         ours = []
@@ -70,7 +70,7 @@ class _Cost:
     cpu_us: float
 
 
-def _stream() -> list[bytes]:
+def stream() -> list[bytes]:
     """Two hundred records, the last one relevant."""
     irrelevant = [_record(*_OTHERS[number % len(_OTHERS)], number) for number in range(199)]
     return [*irrelevant, created(Group(_ACCOUNT, _REGION, "/north/app-00001"))]

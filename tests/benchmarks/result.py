@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`details` are the numbers behind the value, for whoever wants to know why; they go into the JSON file and to stderr."""
+    """`details` are the numbers behind the value, for whoever wants to know why; they go into the JSON file and to stderr.
+
+    A value without a goal is there to compare with.
+    """
 
     name: str
     value: float
@@ -23,7 +26,9 @@ class Result:
 
     @property
     def goal(self) -> str:
-        return f">={self.at_least:g}" if self.at_least is not None else f"<={self.at_most:g}"
+        if self.at_least is not None:
+            return f">={self.at_least:g}"
+        return "-" if self.at_most is None else f"<={self.at_most:g}"
 
     def __str__(self) -> str:
         return f"{self.name} {self.value:.4g} {self.goal} {'ok' if self.is_ok else 'short'}"

@@ -32,6 +32,8 @@ def commands(log_groups: st.SearchStrategy[LogGroup] = LOG_GROUPS) -> st.SearchS
         shown_key=st.none() | TEXT,
         request_ids=st.lists(TEXT, max_size=3, unique=True).map(tuple),
         deferrals=st.integers(0, 2**62),
+        strikes=st.integers(0, 2**62),
+        caller=st.none() | TEXT,
     )
 
 
@@ -57,6 +59,8 @@ FIELDS = [
     "shown_key",
     "requests",
     "deferrals",
+    "strikes",
+    "caller",
 ]
 
 
@@ -81,7 +85,8 @@ def test_what_is_accepted_can_be_worked_deferred_and_written_again(command: Ensu
     except MalformedCommandError:
         return
     assert EnsureCommand.from_bytes(read.to_bytes()) == read
-    assert EnsureCommand.from_bytes(read.deferred().to_bytes()) == read.deferred()
+    for again in (read.deferred(is_strike=False), read.deferred(is_strike=True)):
+        assert EnsureCommand.from_bytes(again.to_bytes()) == again
     assert (2**62 - read.accepted_at_ms) / 1000  # an age can be reckoned
     assert str(read.origin).encode()
     assert all(request_id.encode() is not None for request_id in read.request_ids)

@@ -1,20 +1,33 @@
 """The lane against a model that does the same in the most obvious way: plain lists, searched from end to end."""
 
 from dataclasses import dataclass, field
+from enum import Enum
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from service.domain import lane as lanes
 from service.domain.command import EnsureCommand, Priority, Trigger
-from service.domain.lane import PATIENCE_S, Lane, Work
-from service.domain.pacing import Pacer
-from tests.support.fakes import LANE, Deliveries, ensure
+from service.domain.lane import MAX_DEBT_S, PATIENCE_S, SPACING, Work
+from service.domain.pacing import Quota
+from tests.support.fakes import Deliveries, ensure, new_lane
 
-NAMES = st.sampled_from("abcdef")
+NAMES = st.sampled_from("abcdefgh")
 COMMANDS = st.builds(
     ensure, NAMES, st.sampled_from([Trigger.CREATED, Trigger.REQUEST, Trigger.SWEEP]), deferrals=st.integers(0, 1)
 )
+QUOTAS = st.sampled_from(Quota)
+AHEAD = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
+MAX_RUNNING = {Priority.URGENT: 6, Priority.RETRY: 5, Priority.SWEEP: 5}  # fewer than in earnest: to be reached
+
+
+class Doing(Enum):
+    PREPARING = "has not waited for anything yet"
+    GOING_ON = "has waited"
+    PARKED = "waits for what is no token"
+    WAITING = "waits for a token"
 
 
 @dataclass
@@ -25,22 +38,42 @@ class Asked:
     priority: Priority
     since: float
     place: int = 0
+    doing: Doing = Doing.PREPARING
+    quota: Quota | None = None
+    inherited: Priority = Priority.SWEEP  # from those who wait for its end
+
+    started_rank: float = 0.0
+
+    @property
+    def rank(self) -> float:
+        """Of one that runs."""
+        if self.inherited < self.priority:
+            return min(self.started_rank, self.since + PATIENCE_S[self.inherited])
+        return self.started_rank
 
 
 @dataclass
 class Model:
-    max_running: int
+    max_under_way: int
     waiting: dict[str, Asked] = field(default_factory=dict)
     running: dict[str, Asked] = field(default_factory=dict)
     dirty: dict[str, Asked] = field(default_factory=dict)
-    paused: list[tuple[float, int, str]] = field(default_factory=list)
     held_until: float = 0.0
     hold_s: float = 0.0
     places: int = 0
+    earliest: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(Priority, 0.0))
+
+    def rank(self, name: str) -> float:
+        """Of one that waits to be started."""
+        asked = self.waiting[name]
+        return max(asked.since + PATIENCE_S[asked.priority], self.earliest[asked.priority])
 
     def add(self, command: EnsureCommand, offset: int, now: float) -> None:
         name = command.log_group.name
-        queue = self.dirty if name in self.running else self.waiting
+        queue = self.waiting
+        if name in self.running:
+            queue = self.dirty
+            self.running[name].inherited = min(self.running[name].inherited, command.priority)
         asked = queue.get(name)
         if asked is None:
             queue[name] = Asked([offset], command.priority, now, self.next_place())
@@ -53,25 +86,61 @@ class Model:
         self.places += 1
         return self.places
 
-    def expected(self, now: float, due: float) -> str | None:
-        if now < due or now < self.held_until:
+    def doing(self, *doings: Doing) -> list[str]:
+        return [name for name, asked in self.running.items() if asked.doing in doings]
+
+    def waits(self, quota: Quota) -> list[str]:
+        """Who waits for a token of this quota, the first first."""
+        names = [name for name in self.doing(Doing.WAITING) if self.running[name].quota is quota]
+        return sorted(names, key=lambda name: (self.running[name].rank, self.running[name].place))
+
+    @property
+    def under_way(self) -> int:
+        return len(self.doing(Doing.PREPARING, Doing.GOING_ON))
+
+    def expected(self, now: float, due: dict[Quota, float]) -> str | None:
+        room = 1 if self.hold_s else self.max_under_way
+        if now < self.held_until or self.under_way >= room:
             return None
-        if self.paused and min(self.paused)[0] <= now:
-            return min(self.paused)[2]
-        if not self.waiting or len(self.running) >= self.max_running:
+        for quota in Quota:
+            if due[quota] <= now and (waits := self.waits(quota)):
+                return waits[0]
+        return self.startable()
+
+    def startable(self) -> str | None:
+        preparing = len(self.doing(Doing.PREPARING))
+        if preparing >= AHEAD[Quota.ASSOCIATE]:
             return None
         firsts = [
             min((name for name, a in self.waiting.items() if a.priority is p), key=lambda n: self.waiting[n].place)
             for p in {a.priority for a in self.waiting.values()}
+            if len(self.running) < MAX_RUNNING[p]
         ]
-        ages = {name: self.waiting[name].since + PATIENCE_S[self.waiting[name].priority] for name in firsts}
-        return min(firsts, key=lambda name: (ages[name], self.waiting[name].priority))
+        first = min(firsts, key=lambda name: (self.rank(name), self.waiting[name].priority), default=None)
+        if first is None:
+            return None
+        for quota in Quota:
+            more_urgent = [name for name in self.waits(quota) if self.running[name].rank <= self.rank(first)]
+            if preparing + len(self.waits(quota)) >= AHEAD[quota] and more_urgent:
+                return None
+        return first
 
-    def start(self, name: str) -> None:
+    def next(self, name: str, now: float) -> None:
         if name in self.running:
-            self.paused.remove(min(self.paused))
+            self.running[name].doing = Doing.GOING_ON
         else:
-            self.running[name] = self.waiting.pop(name)
+            rank = self.rank(name)
+            asked = self.running[name] = self.waiting.pop(name)
+            urgent = [(a.place, a.since) for a in self.waiting.values() if a.priority is Priority.URGENT]
+            present = min(urgent)[1] if urgent else now
+            asked.started_rank = rank
+            if asked.priority in SPACING:
+                self.earliest[asked.priority] = min(max(rank + SPACING[asked.priority] / 5, present), now + MAX_DEBT_S)
+            asked.doing, asked.inherited = Doing.PREPARING, Priority.SWEEP
+
+    def wait(self, name: str, quota: Quota) -> None:
+        asked = self.running[name]
+        asked.doing, asked.quota, asked.place = Doing.WAITING, quota, self.next_place()
 
     def finish(self, name: str, now: float) -> None:
         del self.running[name]
@@ -82,6 +151,7 @@ class Model:
 
     def put_back(self, name: str) -> None:
         asked = self.running.pop(name)
+        asked.inherited = Priority.SWEEP
         if name in self.dirty:
             again = self.dirty.pop(name)
             asked.offsets += again.offsets
@@ -96,15 +166,22 @@ class Model:
 
 
 class LaneAgainstModel(RuleBasedStateMachine):
-    @initialize(max_running=st.integers(1, 3))
-    def begin(self, max_running: int) -> None:
+    @initialize(max_under_way=st.sampled_from([1, 2, 3, 16]))
+    def begin(self, max_under_way: int) -> None:
+        self.limits = mock.patch.object(lanes, "_MAX_RUNNING", tuple(MAX_RUNNING[priority] for priority in Priority))
+        self.limits.start()
         self.now = 1000.0
-        self.lane = Lane(LANE, pacer=Pacer(ceiling_per_s=5.0, now=self.now), max_running=max_running)
-        self.model = Model(max_running)
+        self.lane = new_lane(now=self.now, max_under_way=max_under_way)
+        self.model = Model(max_under_way)
         self.deliveries = Deliveries()
         self.dropped: set[int] = set()
-        self.calling: dict[str, Work] = {}
-        self.waits: dict[str, Work] = {}
+        self.works: dict[str, Work] = {}  # those that run
+
+    def _pick(self, data: st.DataObject, *doings: Doing) -> str:
+        return data.draw(st.sampled_from(sorted(self.model.doing(*doings))))
+
+    def _has(self, *doings: Doing) -> bool:
+        return bool(self.model.doing(*doings))
 
     @rule(command=COMMANDS)
     def add(self, command: EnsureCommand) -> None:
@@ -113,55 +190,84 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.model.add(command, delivery.offset, self.now)
 
     @rule(seconds=st.sampled_from([0.01, 0.1, 0.2, 1.0, 40.0, 400.0]))
-    def wait(self, seconds: float) -> None:
+    def let_pass(self, seconds: float) -> None:
         self.now += seconds
 
     @precondition(lambda self: self.lane.ready_at() is not None)
     @rule()
     def wait_until_ready(self) -> None:
         self.now = max(self.now, self.lane.ready_at() or 0.0)
-        self.next()
+        assert self._next() is not None
 
     @rule()
     def next(self) -> None:
-        expected = self.model.expected(self.now, self.lane.pacer.due)
+        self._next()
+
+    @rule()
+    def start_many(self) -> None:
+        while self._next() is not None:
+            pass
+
+    def _next(self) -> Work | None:
+        due = {quota: tokens.pacer.due for quota, tokens in self.lane._tokens.items()}
+        expected = self.model.expected(self.now, due)
         ready_at = self.lane.ready_at()
         work = self.lane.next(self.now)
         assert (work is not None) == (ready_at is not None and ready_at <= self.now)
         assert (work and work.log_group.name) == expected
-        if work is None or expected is None:
-            return
-        assert expected not in self.calling, "two calls for one group at once"
-        assert self.waits.pop(expected, work) is work
-        self.calling[expected] = work
-        self.model.start(expected)
-        asked = self.model.running[expected]
-        assert sorted(d.offset for d in work.deliveries) == sorted(asked.offsets)
-        assert work.command.priority is asked.priority
+        if work is not None and expected is not None:
+            assert self.works.setdefault(expected, work) is work, "two calls for one group at once"
+            self.model.next(expected, self.now)
+            asked = self.model.running[expected]
+            assert sorted(d.offset for d in work.deliveries) == sorted(asked.offsets)
+            assert work.command.priority is asked.priority
+        return work
 
-    @precondition(lambda self: self.calling)
-    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.1, 5.0]))
-    def pause(self, data: st.DataObject, seconds: float) -> None:
-        name = data.draw(st.sampled_from(sorted(self.calling)))
-        work = self.waits[name] = self.calling.pop(name)
-        self.lane.pause(work, self.now + seconds)
-        self.model.paused.append((self.now + seconds, self.model.next_place(), name))
+    @precondition(lambda self: self._has(Doing.PREPARING, Doing.GOING_ON))
+    @rule(data=st.data(), quota=QUOTAS)
+    def wait(self, data: st.DataObject, quota: Quota) -> None:
+        name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
+        self.lane.wait(self.works[name], quota)
+        self.model.wait(name, quota)
 
-    @precondition(lambda self: self.calling)
+    @precondition(lambda self: self._has(Doing.WAITING))
+    @rule(data=st.data())
+    def stop_waiting(self, data: st.DataObject) -> None:
+        name = self._pick(data, Doing.WAITING)
+        self.lane.stop_waiting(self.works[name])
+        self.model.running[name].doing = Doing.GOING_ON
+
+    @precondition(lambda self: self._has(Doing.PREPARING, Doing.GOING_ON))
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
+        self.lane.park(self.works[name])
+        self.model.running[name].doing = Doing.PARKED
+
+    @precondition(lambda self: self._has(Doing.PARKED))
+    @rule(data=st.data())
+    def unpark(self, data: st.DataObject) -> None:
+        self.lane.unpark()
+        self.model.running[self._pick(data, Doing.PARKED)].doing = Doing.GOING_ON
+
+    @precondition(lambda self: self.model.running)
+    @rule(data=st.data(), priority=st.sampled_from(Priority))
+    def promote(self, data: st.DataObject, priority: Priority) -> None:
+        name = self._pick(data, *Doing)
+        self.lane.promote(self.works[name], priority)
+        asked = self.model.running[name]
+        asked.inherited = min(asked.inherited, priority)
+
+    @precondition(lambda self: self._has(Doing.PREPARING, Doing.GOING_ON))
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.calling)))
-        work = self.calling.pop(name)
-        for delivery in work.deliveries:
-            delivery.finish()
-        self.lane.finish(work, self.now)
-        self.model.finish(name, self.now)
+        self._finish(self._pick(data, Doing.PREPARING, Doing.GOING_ON))
 
-    @precondition(lambda self: self.calling)
+    @precondition(lambda self: self._has(Doing.PREPARING, Doing.GOING_ON))
     @rule(data=st.data())
     def put_back(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.calling)))
-        self.lane.put_back(self.calling.pop(name), self.now)
+        name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
+        self.lane.put_back(self.works.pop(name))
         self.model.put_back(name)
 
     @rule()
@@ -177,26 +283,32 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.lane.release()
         self.model.held_until = self.model.hold_s = 0.0
 
-    @rule()
-    def throttled(self) -> None:
-        self.lane.pacer.throttled(self.now)
+    @rule(quota=QUOTAS)
+    def throttled(self, quota: Quota) -> None:
+        self.lane.throttled(quota, self.now)
 
-    @precondition(lambda self: self.waits)
     @rule()
-    def give_up(self) -> None:
-        """What a drain does: forget what waits, and take back what waits to call again."""
+    def drop(self) -> None:
+        """What a drain does: forget what waits, and give up who waits for tokens."""
         for work in self.lane.drop_waiting():
             self.dropped.update(d.offset for d in work.deliveries)
         self.model.waiting.clear()
         self.model.dirty.clear()
-        given_up = self.lane.unpause()
-        assert {work.log_group.name for work in given_up} == self.waits.keys()
-        self.model.paused.clear()
+        given_up = self.lane.give_up_waits()
+        self.lane.start_empty(self.now)
+        assert {work.log_group.name for work in given_up} == set(self.model.doing(Doing.WAITING))
         for work in given_up:
-            self.lane.finish(work, self.now)
-            self.model.finish(work.log_group.name, self.now)
+            self.model.running[work.log_group.name].doing = Doing.GOING_ON
             self.dropped.update(d.offset for d in work.deliveries)
-        self.waits.clear()
+            self._finish(work.log_group.name, is_done=False)
+
+    def _finish(self, name: str, *, is_done: bool = True) -> None:
+        work = self.works.pop(name)
+        if is_done:
+            for delivery in work.deliveries:
+                delivery.finish()
+        self.lane.finish(work, self.now)
+        self.model.finish(name, self.now)
 
     @invariant()
     def what_there_is_to_see_is_what_there_is(self) -> None:
@@ -206,8 +318,11 @@ class LaneAgainstModel(RuleBasedStateMachine):
         asked = [*model.waiting.values(), *model.dirty.values()]
         assert lane.waiting() == {p: sum(a.priority is p for a in asked) for p in Priority}
         assert lane.oldest_since() == min((a.since for a in asked), default=None)
-        assert lane.running == len(model.running) <= model.max_running
+        assert lane.running == len(model.running)
+        assert lane.under_way == model.under_way
         assert lane.is_idle == (not model.waiting and not model.running)
+        assert {quota: len(tokens) for quota, tokens in lane._tokens.items()} == {q: len(model.waits(q)) for q in Quota}
+        assert len(lane._preparing) == len(model.doing(Doing.PREPARING))
 
     @invariant()
     def every_delivery_is_in_one_place(self) -> None:
@@ -222,19 +337,21 @@ class LaneAgainstModel(RuleBasedStateMachine):
         """All that is left is worked: nothing is stuck, and every delivery is finished."""
         if not hasattr(self, "model"):
             return
-        while True:
-            for name in list(self.calling):
-                work = self.calling.pop(name)
-                for delivery in work.deliveries:
-                    delivery.finish()
-                self.lane.finish(work, self.now)
-                self.model.finish(name, self.now)
-            if self.lane.ready_at() is None:
-                break
-            self.wait_until_ready()
-        assert self.lane.is_idle
-        assert self.deliveries.open == self.dropped
-        assert not self.deliveries.finished_twice
+        try:
+            for name in self.model.doing(Doing.PARKED):
+                self.lane.unpark()
+                self.model.running[name].doing = Doing.GOING_ON
+            while True:
+                for name in self.model.doing(Doing.PREPARING, Doing.GOING_ON):
+                    self._finish(name)
+                if self.lane.ready_at() is None:
+                    break
+                self.wait_until_ready()
+            assert self.lane.is_idle
+            assert self.deliveries.open == self.dropped
+            assert not self.deliveries.finished_twice
+        finally:
+            self.limits.stop()
 
 
 LaneAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

@@ -1,36 +1,42 @@
-"""The schedule against the lanes themselves: whenever any lane may call, the schedule knows, and wakes up no later."""
+"""The schedule against the lanes themselves: whenever any lane may go on, the schedule knows, and wakes up no later."""
 
 import math
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.domain import log_group
+from service.domain import lane, log_group
 from service.domain.command import Trigger
-from service.domain.lane import Lane, Work
-from service.domain.pacing import Pacer
+from service.domain.lane import Work
+from service.domain.log_group import AccountId, Lane, Region
+from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
-from tests.support.fakes import Deliveries, busiest_second, ensure, lane_number
+from tests.support.fakes import Deliveries, busiest_second, ensure, new_lane
 
-LANES = st.integers(0, 3).map(lane_number)
-RATE = 5.0
+LANES = st.builds(
+    Lane,
+    st.sampled_from(["000000000001", "000000000002"]).map(AccountId),
+    st.sampled_from(["eu-west-1", "us-east-1"]).map(Region),
+)
+RATES = {Quota.ASSOCIATE: 5.0, Quota.TAGS: 5.0, Quota.DESCRIBE: 10.0}
 
 
 class ScheduleAgainstItsLanes(RuleBasedStateMachine):
-    @initialize(max_calling=st.integers(1, 4), max_running=st.integers(1, 3))
-    def begin(self, max_calling: int, max_running: int) -> None:
+    @initialize(max_under_way=st.integers(1, 6), max_lane=st.integers(1, 3))
+    def begin(self, max_under_way: int, max_lane: int) -> None:
         self.now = 1000.0
-        self.max_calling = max_calling
+        self.max_under_way = max_under_way
         self.schedule = Schedule(
-            new_lane=lambda lane, now: Lane(lane, pacer=Pacer(ceiling_per_s=RATE, now=now), max_running=max_running),
-            max_calling=max_calling,
+            new_lane=lambda lane, now: new_lane(lane, now, max_under_way=max_lane), max_under_way=max_under_way
         )
         self.deliveries = Deliveries()
         self.dropped: set[int] = set()
-        self.calling: list[Work] = []
-        self.paused: list[Work] = []
-        self.calls: dict[log_group.Lane, list[float]] = {}
+        self.under_way: list[Work] = []
+        self.waiting: dict[Work, Quota] = {}
+        self.parked: list[Work] = []
+        self.calls: dict[tuple[log_group.Lane, Quota], list[float]] = {}
 
     # -- what the dispatcher does
 
@@ -39,7 +45,7 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
         self.schedule.add(ensure(name, trigger, lane=lane), self.deliveries.next(), self.now)
 
     @rule(seconds=st.sampled_from([0.01, 0.1, 0.2, 1.0, 70.0]))
-    def wait(self, seconds: float) -> None:
+    def let_pass(self, seconds: float) -> None:
         self.now += seconds
 
     @rule()
@@ -47,24 +53,13 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
         wake_at = self.schedule.wake_at()
         if wake_at is not None:
             self.now = max(self.now, wake_at)
-        self.pump()
+        self._pump()
 
     @rule()
     def pump(self) -> None:
-        while (work := self.schedule.next(self.now)) is not None:
-            assert work not in self.calling
-            assert len(self.calling) < self.max_calling
-            if work in self.paused:
-                self.paused.remove(work)
-            self.calling.append(work)
-            self.calls.setdefault(work.log_group.lane, []).append(self.now)
-        wake_at = self.schedule.wake_at()
-        assert wake_at is None or wake_at > self.now, "the timer would fire again and again"
-        if self.schedule.calling < self.max_calling:
-            ready = [lane.id for lane in self.schedule if (at := lane.ready_at()) is not None and at <= self.now]
-            assert not ready, "a lane that may call was passed over"
+        self._pump()
 
-    @precondition(lambda self: self.calling)
+    @precondition(lambda self: self.under_way)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         work = self._pick(data)
@@ -73,74 +68,128 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
         self.schedule.lane_of(work).release()
         self.schedule.finish(work, self.now)
 
-    @precondition(lambda self: self.calling)
-    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.3, 5.0]))
-    def pause(self, data: st.DataObject, seconds: float) -> None:
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), quota=st.sampled_from(Quota))
+    def wait(self, data: st.DataObject, quota: Quota) -> None:
         work = self._pick(data)
-        self.schedule.pause(work, self.now + seconds, self.now)
-        self.paused.append(work)
+        self.schedule.wait(work, quota, self.now)
+        self.waiting[work] = quota
 
-    @precondition(lambda self: self.calling)
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def stop_waiting(self, data: st.DataObject) -> None:
+        work = data.draw(st.sampled_from(list(self.waiting)))
+        del self.waiting[work]
+        self.schedule.stop_waiting(work)
+        self.under_way.append(work)
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        work = self._pick(data)
+        self.schedule.park(work, self.now)
+        self.parked.append(work)
+
+    @precondition(lambda self: self.parked)
+    @rule()
+    def unpark(self) -> None:
+        work = self.parked.pop()
+        self.schedule.unpark(work)
+        self.under_way.append(work)
+
+    @precondition(lambda self: self.under_way)
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
         work = self._pick(data)
         self.schedule.lane_of(work).hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
         self.schedule.put_back(work, self.now)
 
-    @precondition(lambda self: self.calling)
-    @rule(data=st.data())
-    def throttle(self, data: st.DataObject) -> None:
-        self.schedule.lane_of(data.draw(st.sampled_from(self.calling))).pacer.throttled(self.now)
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), quota=st.sampled_from(Quota))
+    def throttle(self, data: st.DataObject, quota: Quota) -> None:
+        self.schedule.throttled(data.draw(st.sampled_from(self.under_way)), quota, self.now)
 
     @rule()
     def drop(self) -> None:
-        waiting = {w for lane in self.schedule for w in lane._waiting.values()}
-        dirty = {w for lane in self.schedule for w in lane._dirty.values()}
+        waiting = {w for each in self.schedule for w in each._waiting.values()}
+        dirty = {w for each in self.schedule for w in each._dirty.values()}
         given_up = self.schedule.drop(self.now)
-        assert set(given_up) == set(self.paused)
+        assert set(given_up) == self.waiting.keys()
         self.dropped.update(d.offset for work in (*waiting, *dirty, *given_up) for d in work.deliveries)
         for work in given_up:
             self.schedule.finish(work, self.now)
-        self.paused.clear()
+        self.waiting.clear()
+
+    def _pump(self) -> None:
+        while True:
+            before = len(self.under_way)
+            places = Counter(work.log_group.region for work in self.under_way)
+            work = self.schedule.next(self.now)
+            if work is None:
+                break
+            assert work not in self.under_way
+            assert before < self.max_under_way
+            region = work.log_group.region
+            if len({each.id.region for each in self.schedule}) > 1:
+                assert places[region] < math.ceil(0.75 * self.max_under_way), "more than its share"
+            if work in self.waiting:
+                self.calls.setdefault((work.log_group.lane, self.waiting.pop(work)), []).append(self.now)
+            self.under_way.append(work)
+        wake_at = self.schedule.wake_at()
+        assert wake_at is None or wake_at > self.now, "the timer would fire again and again"
+        ready = [each.id for each in self._with_room() if (at := each.ready_at()) is not None and at <= self.now]
+        assert not ready, "a lane that may go on was passed over"
+
+    def _with_room(self) -> list[lane.Lane]:
+        """The lanes that may have another place."""
+        if len(self.under_way) >= self.max_under_way:
+            return []
+        places = Counter(work.log_group.region for work in self.under_way)
+        regions = {each.id.region for each in self.schedule}
+        share = math.inf if len(regions) == 1 else math.ceil(0.75 * self.max_under_way)
+        return [each for each in self.schedule if places[each.id.region] < share]
 
     def _pick(self, data: st.DataObject) -> Work:
-        work = data.draw(st.sampled_from(self.calling))
-        self.calling.remove(work)
+        work = data.draw(st.sampled_from(self.under_way))
+        self.under_way.remove(work)
         return work
 
     # -- what holds whatever it does
 
     @invariant()
-    def nobody_sleeps_while_a_lane_may_call(self) -> None:
+    def nobody_sleeps_while_a_lane_may_go_on(self) -> None:
         if not hasattr(self, "schedule"):
             return
-        assert self.schedule.calling == len(self.calling)
-        if self.schedule.calling < self.max_calling:
-            ready = [at for lane in self.schedule if (at := lane.ready_at()) is not None]
-            wake_at = self.schedule.wake_at()
-            assert min(ready, default=math.inf) >= (math.inf if wake_at is None else wake_at)
+        assert self.schedule.under_way == len(self.under_way) == sum(each.under_way for each in self.schedule)
+        ready = [at for each in self._with_room() if (at := each.ready_at()) is not None]
+        wake_at = self.schedule.wake_at()
+        assert min(ready, default=math.inf) >= (math.inf if wake_at is None else wake_at)
 
     @invariant()
-    def no_lane_exceeds_its_quota(self) -> None:
+    def no_lane_exceeds_its_quotas(self) -> None:
         if hasattr(self, "calls"):
-            assert all(busiest_second(times) <= RATE + 1 for times in self.calls.values())
+            assert all(busiest_second(times) <= RATES[quota] + 1 for (_, quota), times in self.calls.items())
 
     def teardown(self) -> None:
         """With nothing but its own wake-up times it works off what is left, and forgets its lanes."""
         if not hasattr(self, "schedule"):
             return
+        while self.parked:
+            self.unpark()
         while True:
-            self.pump()
-            for work in self.calling:
+            self._pump()
+            for work in self.under_way:
                 for delivery in work.deliveries:
                     delivery.finish()
                 self.schedule.finish(work, self.now)
-            self.calling.clear()
+            self.under_way.clear()
             wake_at = self.schedule.wake_at()
             if wake_at is None:
                 break
             self.now = max(self.now, wake_at)
-        assert len(self.schedule) == 0
+        assert len(self.schedule) == self.schedule.under_way == 0
+        assert not self.schedule._placed
+        assert not self.schedule._under_way_in, "Regions that are forgotten leave nothing behind"
         assert self.deliveries.open == self.dropped
         assert not self.deliveries.finished_twice
 

@@ -49,6 +49,7 @@ class Deployment:
             "outcomes_topic": f"{prefix}.outcomes",
             "dead_letter_topic": f"{prefix}.dead-letters",
             "requests_topic": f"{prefix}.requests",
+            "control_topic": f"{prefix}.control",
             "work_partitions": 8,
             "topic_partitions": 4,
             "topic_replication": 1,
@@ -91,6 +92,11 @@ class Deployment:
         ) as producer:
             sent = [await producer.send(self.settings.source_topics[0], v, key=b"%d" % i) for i, v in enumerate(values)]
             await asyncio.gather(*sent)
+
+    async def write(self, topic, key, value) -> None:
+        """One record, a tombstone where there is no value."""
+        async with AIOKafkaProducer(bootstrap_servers=self.broker.bootstrap_servers) as producer:
+            await producer.send_and_wait(topic, value, key=key)
 
     @asynccontextmanager
     async def following(self, *topics):

@@ -5,12 +5,15 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from service.domain import lane as lanes
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.dead_letter import DeadLetterLimit
-from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region, TenantId
+from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.offsets import Delivery, OffsetLedger
 from service.domain.outcome import CallFailedError, FailureClass, Outcome
+from service.domain.pacing import Quota
 from service.domain.tenancy import Decision, Owned
+from service.ports import LogGroupPage
 
 LANE = Lane(AccountId("111122223333"), Region("eu-west-1"))
 OTHER_LANE = Lane(AccountId("444455556666"), Region("us-east-1"))
@@ -30,6 +33,12 @@ def key_of(lane: Lane = LANE) -> KeyArn:
     return KeyArn(f"arn:aws:kms:{lane.region}:{lane.account}:key/0d9ac4b8")
 
 
+def new_lane(lane: Lane = LANE, now: float = 1000.0, *, rate_per_s: float = 5.0, max_under_way: int = 16) -> lanes.Lane:
+    """A lane of the domain, with AWS's quotas unless another rate of AssociateKmsKey is given."""
+    rates_per_s = {Quota.ASSOCIATE: rate_per_s, Quota.TAGS: 5.0, Quota.DESCRIBE: 10.0}
+    return lanes.Lane(lane, rates_per_s=rates_per_s, max_under_way=max_under_way, now=now)
+
+
 def ensure(
     name: str = "g",
     trigger: Trigger = Trigger.CREATED,
@@ -40,6 +49,8 @@ def ensure(
     tags: Mapping[str, str] | None = None,
     requests: tuple[str, ...] = (),
     deferrals: int = 0,
+    strikes: int = 0,
+    caller: str | None = None,
 ) -> EnsureCommand:
     return EnsureCommand(
         log_group=group(name, lane),
@@ -49,6 +60,8 @@ def ensure(
         shown_key=shown_key,
         request_ids=requests,
         deferrals=deferrals,
+        strikes=strikes,
+        caller=caller,
     )
 
 
@@ -92,9 +105,21 @@ class FakeDirectory:
     latency_s: float = 0.0
     asked: list[tuple[LogGroup, Mapping[str, str] | None]] = field(default_factory=list)
     by_tags: bool = False
+    unlisted: set[AccountId] = field(default_factory=set)
 
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         return self.by_tags
+
+    async def lists(self, account: AccountId) -> bool:
+        if self.failure is not None:
+            raise CallFailedError(self.failure, "the registry is away")
+        return account not in self.unlisted
+
+    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
+        return {lane: key_of(lane) if tenant else None for lane in (LANE, OTHER_LANE)}
+
+    async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
+        return {TENANT: {lane.region: key_of(lane) for lane in (LANE, OTHER_LANE)}}
 
     async def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
         self.asked.append((log_group, tags))
@@ -118,7 +143,9 @@ class TimedLogGroups:
     """The port LogGroups as a stopwatch: when each call was made, and which ran while another for its group did.
 
     `failures` are raised call by call for one group, a None lets a call pass; `failure` is raised by every other call while it is
-    set. `latency_s` is how long each answer takes. Tags are looked up in `tags`; `tag_failures` are raised first, one a look-up.
+    set. `latency_s` is how long each answer takes. Tags are looked up in `tags`; `tag_failures` are raised first, one a look-up. What is
+    described are `keys`, without those in `absent`; `describe_failures` are raised first, one a call. Pages show `keys`, and
+    `page_failures` are raised first.
     """
 
     def __init__(self, *, latency_s: float = 0.0) -> None:
@@ -130,6 +157,12 @@ class TimedLogGroups:
         self.tags: dict[LogGroup, Mapping[str, str]] = {}
         self.tag_failures: deque[FailureClass] = deque()
         self.lookups: list[LogGroup] = []
+        self.keys: dict[LogGroup, KeyArn | None] = {}  # what AWS shows; groups that are not in it have no key
+        self.absent: set[LogGroup] = set()
+        self.describe_failures: deque[FailureClass] = deque()
+        self.descriptions: list[tuple[Lane, frozenset[str]]] = []
+        self.pages: list[tuple[Lane, str | None]] = []
+        self.page_failures: deque[FailureClass] = deque()
         self._running: Counter[LogGroup] = Counter()
 
     @property
@@ -155,7 +188,21 @@ class TimedLogGroups:
             raise CallFailedError(failure, "as told")
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
-        return dict.fromkeys(names)
+        self.descriptions.append((lane, frozenset(names)))
+        await asyncio.sleep(self.latency_s)
+        if self.describe_failures:
+            raise CallFailedError(self.describe_failures.popleft(), "as told")
+        groups = [group(name, lane) for name in names]
+        return {each.name: self.keys.get(each) for each in groups if each not in self.absent}
+
+    async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
+        self.pages.append((lane, token))
+        await asyncio.sleep(self.latency_s)
+        if self.page_failures:
+            raise CallFailedError(self.page_failures.popleft(), "as told")
+        names = sorted(each.name for each in self.keys if each.lane == lane and each.name > (token or ""))
+        keys = {name: self.keys[group(name, lane)] for name in names[:50]}
+        return LogGroupPage(keys, names[49] if len(names) > 50 else None)
 
     async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
         self.lookups.append(log_group)
@@ -175,6 +222,7 @@ class RecordingObserver:
     dead_letters: list[tuple[FailureClass, str]] = field(default_factory=list)
     holds: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
+    verifications: list[tuple[int, int, int]] = field(default_factory=list)
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
         self.events.append((commands, problem))
@@ -184,6 +232,9 @@ class RecordingObserver:
 
     def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
         self.outcomes.append((command, outcome, seconds))
+
+    def verified(self, *, right: int, wrong: int, unseen: int) -> None:
+        self.verifications.append((right, wrong, unseen))
 
     def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
         self.dead_letters.append((failure, topic))

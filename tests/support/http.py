@@ -9,19 +9,26 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from service.control import Control
+from service.domain.events import EventParser
 from service.domain.log_group import LogGroup
 from service.domain.outcome import Outcome, State
 from service.domain.request import RequestBook, RequestOutcome
 from service.domain.status import LanesStatus
-from service.http.app import Trigger, create_app
+from service.domain.sweep_book import SweepBook
+from service.http.app import Sweeping, Trigger, create_app
 from service.http.status import StatusDocument, timestamp
 from service.http.tokens import TokenFile
+from service.ingest import PostedEvents
 from service.requests import Requests
+from service.sweep_requests import SweepRequests
+from tests.support.fakes import FakeDirectory, RecordingObserver
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, VirtualClock
 
 REQUESTS_TOPIC = "requests"
 WORK_TOPIC = "work"
+CONTROL_TOPIC = "control"
 TOKEN = "0123456789abcdef0123456789abcdef"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 CALLER = "alice"
@@ -38,6 +45,8 @@ def healthy_status() -> StatusDocument:
         replica=REPLICA,
         version="1.2.3",
         mode="enforcing",
+        dry_run=False,
+        pause=None,
         roles=["http", "ingest", "worker"],
         started_at=timestamp(EPOCH_MS),
         not_ready=None,
@@ -59,6 +68,9 @@ class SidePort:
     publisher: FakePublisher
     requests: Requests
     registry: CollectorRegistry
+    sweeps: SweepRequests
+    directory: FakeDirectory | None
+    control: Control
     not_ready: str | None = None
     not_alive: str | None = None
     lanes: LanesStatus = field(default_factory=LanesStatus)
@@ -78,6 +90,7 @@ async def side_port(
     *,
     max_groups: int = 1000,
     max_wait_s: float = 30.0,
+    events_timeout_s: float = 10.0,
     headers: Iterable[tuple[str, str]] = AUTHORIZED.items(),
 ) -> AsyncIterator[SidePort]:
     """A side-port whose tokens are in this file, and a client that sends these headers."""
@@ -90,6 +103,22 @@ async def side_port(
         work_topic=WORK_TOPIC,
         caught_up=caught_up_already,
     )
+    sweeps = SweepRequests(
+        publisher=publisher,
+        clock=VirtualClock(),
+        book=SweepBook(capacity=10_000),
+        requests_topic=REQUESTS_TOPIC,
+        work_topic=WORK_TOPIC,
+        caught_up=caught_up_already,
+    )
+
+    async def heard() -> None:
+        """A follower of the control topic, which reads all of it each time."""
+        for record in publisher.records:
+            if record.topic == CONTROL_TOPIC:
+                control.apply(record.key, record.value)
+
+    control = Control(publisher=publisher, clock=VirtualClock(), topic=CONTROL_TOPIC, caught_up=heard)
     app = create_app(
         registry=registry,
         tokens=TokenFile(tokens),
@@ -99,12 +128,22 @@ async def side_port(
         status=lambda: port.status,
         lanes=lambda: port.lanes,
         trigger=Trigger(requests=requests, max_groups=max_groups, max_wait_s=max_wait_s),
+        sweeping=Sweeping(requests=sweeps, directory=lambda: port.directory, max_wait_s=max_wait_s),
+        events=PostedEvents(
+            publisher=publisher,
+            parser=EventParser(),
+            observer=RecordingObserver(),
+            clock=VirtualClock(),
+            work_topic=WORK_TOPIC,
+            ack_timeout_s=events_timeout_s,
+        ),
+        control=control,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://logwarden.test", headers=list(headers)
     ) as client:
-        port = SidePort(app, client, publisher, requests, registry)
+        port = SidePort(app, client, publisher, requests, registry, sweeps, FakeDirectory(), control)
         yield port
 
 

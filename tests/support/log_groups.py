@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from service.domain.log_group import KeyArn, Lane, LogGroup, key_region
 from service.domain.outcome import CallFailedError, FailureClass
+from service.ports import LogGroupPage
 
 MAX_DESCRIBED = 50
 
@@ -53,6 +54,13 @@ class FakeLogGroups:
         self._fail_if_told()
         wanted = {LogGroup(lane.account, lane.region, name) for name in names}
         return {group.name: self.groups[group] for group in wanted & self.groups.keys()}
+
+    async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
+        self._fail_if_told()
+        names = sorted(group.name for group in self.groups if group.lane == lane and group.name > (token or ""))
+        page = names[:MAX_DESCRIBED]
+        keys = {name: self.groups[LogGroup(lane.account, lane.region, name)] for name in page}
+        return LogGroupPage(keys, page[-1] if len(names) > len(page) else None)
 
     def _fail_if_told(self) -> None:
         failure = (self.failures.popleft() if self.failures else None) or self.failure

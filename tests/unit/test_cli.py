@@ -70,6 +70,9 @@ def test_check_ends_with_1_where_no_key_would_be_used(run):
         (("check", "--log-group", "/a", "--account", "1", "--region", "eu-west-1"), "12 digits"),
         (check("/a", "eu-west-1", "--tag", "novalue"), "KEY=VALUE"),
         (("ensure", "/a"), "account"),
+        (("sweep", "--account", "1"), "12 digits"),
+        (("rekey", "acme", "--region", "europe"), "Region"),
+        (("rekey", "acme", "--url", "http://127.0.0.1:9", "--wait"), "does not answer"),
         (("ensure", "arn:aws:s3:::bucket"), "log group ARN"),
         (("ensure", "--url", "http://127.0.0.1:9", "-a", "111122223333", "-r", "eu-west-1", "/a"), "does not answer"),
     ],
@@ -85,3 +88,30 @@ def test_topics_are_listed_with_their_settings(run):
     assert status == 0
     assert "logwarden.work  48 partitions" in text
     assert "max.message.bytes=2097152" in text
+
+
+def test_a_name_without_its_account_is_refused_before_anything_is_asked(run):
+    _, _, error = run("ensure", "/app-a/x", "--region", "eu-west-1")
+    assert isinstance(error, cli.UsageError)
+    assert "--account" in str(error)
+
+
+def test_an_address_that_is_none_is_refused_in_words(run):
+    _, _, error = run("ensure", "/app-a/x", "-a", "111122223333", "-r", "eu-west-1", "--url", "http://[::1")
+    assert isinstance(error, cli.UsageError)
+    assert "http://[::1" in str(error)
+
+
+def test_registry_commands_need_a_registry(run, tmp_path):
+    _, _, problem = run("registry", "load", str(tmp_path / "tenants.yaml"))
+    assert "LOGWARDEN_REGISTRY is not set" in str(problem)
+    _, _, problem = run("registry", "migrate")
+    assert "LOGWARDEN_REGISTRY is not set" in str(problem)
+
+
+def test_check_asks_the_registry_where_there_is_one(run, monkeypatch):
+    monkeypatch.setenv("LOGWARDEN_REGISTRY", "http://127.0.0.1:1/tenants")
+    status, text, _ = run("check")
+    assert (status, "Name a log group" in text) == (0, True)
+    _, _, problem = run(*check("/app-a/x"))
+    assert "http://127.0.0.1:1/tenants: GET accounts/111122223333" in str(problem)

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from service.domain.command import Priority
 from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
-from service.telemetry.collectors import LaneCollector, ProgressCollector, StreamCollector
+from service.telemetry.collectors import LaneCollector, PauseCollector, ProgressCollector, StreamCollector
 from service.telemetry.metrics import Metrics
 from tests.support.fakes import LANE, ensure, group, lane_number
 
@@ -133,6 +133,15 @@ def test_progress_is_an_age_and_absent_where_no_work_is_done():
     assert values == {"logwarden_publish_failing_seconds": {NONE: 3.0}}
 
 
+@pytest.mark.parametrize(("is_paused", "shown"), [(True, 1), (False, 0)])
+def test_a_pause_is_a_gauge(is_paused, shown):
+    assert scraped(PauseCollector(lambda: is_paused)) == {"logwarden_paused": {NONE: shown}}
+
+
+def test_what_is_not_known_of_a_pause_is_not_claimed():
+    assert scraped(PauseCollector(lambda: None)) == {}
+
+
 # -- all metrics
 
 
@@ -146,9 +155,11 @@ def everything() -> str:
     metrics.command_done(ensure(), Outcome(log_group=group(), state=State.SEALED), seconds=0.2)
     metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events")
     metrics.dead_letters_stopped("too many")
+    metrics.verified(right=1, wrong=1, unseen=0)
     metrics.lane_held(LANE, FailureClass.UNREACHABLE, "no route")
     consumer = ConsumerStatus("worker", True, [PartitionStatus("work", 0, 3, 10, 9, 5)])
     registry.register(StreamCollector(lambda: [consumer]))
+    registry.register(PauseCollector(lambda: False))
     registry.register(ProgressCollector(progress_s=lambda: 1.0, publish_failing_s=lambda: None))
     registry.register(LaneCollector(lambda: LanesStatus.of([lane(1, waiting=1)]), max_lanes=5))
     return generate_latest(registry).decode()

@@ -28,6 +28,7 @@ def command(
     shown_key: str | None = None,
     requests: tuple[str, ...] = (),
     deferrals: int = 0,
+    strikes: int = 0,
 ) -> EnsureCommand:
     return EnsureCommand(
         log_group=GROUP,
@@ -38,6 +39,7 @@ def command(
         shown_key=shown_key,
         request_ids=requests,
         deferrals=deferrals,
+        strikes=strikes,
     )
 
 
@@ -172,14 +174,15 @@ def test_no_depth_of_nesting_gets_past_the_reader(field: str):
 # -- urgency
 
 
-@pytest.mark.parametrize("trigger", [t for t in Trigger if t is not Trigger.SWEEP])
+@pytest.mark.parametrize("trigger", [t for t in Trigger if t not in (Trigger.SWEEP, Trigger.VERIFY)])
 def test_whatever_somebody_waits_for_is_urgent_until_it_is_a_retry(trigger: Trigger):
     assert command(trigger).priority is Priority.URGENT
     assert command(trigger, deferrals=1).priority is Priority.RETRY
 
 
-def test_a_sweep_stays_one_when_it_is_retried():
-    assert command(Trigger.SWEEP).priority is command(Trigger.SWEEP, deferrals=1).priority is Priority.SWEEP
+@pytest.mark.parametrize("trigger", [Trigger.SWEEP, Trigger.VERIFY])
+def test_what_nobody_waits_for_stays_so_when_it_is_retried(trigger: Trigger):
+    assert command(trigger).priority is command(trigger, deferrals=1).priority is Priority.SWEEP
 
 
 # -- two for one group
@@ -245,8 +248,9 @@ def test_a_new_event_that_meets_a_retry_begins_afresh():
 
 
 def test_a_deferred_command_no_longer_says_what_the_event_showed():
-    deferred = command(shown_key="", tags={"team": "a"}, requests=("r",), deferrals=1).deferred()
-    assert deferred == command(requests=("r",), deferrals=2)
+    before = command(shown_key="", tags={"team": "a"}, requests=("r",), deferrals=1)
+    assert before.deferred(is_strike=False) == command(requests=("r",), deferrals=2)
+    assert before.deferred(is_strike=True) == command(requests=("r",), deferrals=2, strikes=1)
 
 
 def test_all_commands_of_a_lane_have_one_partition_key():

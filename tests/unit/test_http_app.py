@@ -83,7 +83,8 @@ async def test_the_documentation_names_every_operation_parameter_and_example():
         paths = (await port.client.get("/openapi.json")).json()["paths"]
 
     assert set(paths) == {
-        *("/v1/requests", "/v1/requests/{request_id}", "/v1/lanes", "/v1/status"),
+        *("/v1/requests", "/v1/requests/{request_id}", "/v1/events", "/v1/lanes", "/v1/status"),
+        *("/v1/pause", "/v1/sweeps", "/v1/sweeps/{sweep_id}"),
         *("/livez", "/readyz", "/metrics"),
     }
     for path, methods in paths.items():
@@ -166,3 +167,4 @@ async def test_a_process_with_other_roles_only_has_probes_and_a_status_but_no_re
         assert (await port.client.get("/v1/status")).status_code == 200
         assert (await port.client.post("/v1/requests", json={})).status_code == 404
         assert (await port.client.get("/v1/lanes")).status_code == 404
+        assert (await port.client.get("/v1/pause")).status_code == 404

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -6,32 +7,49 @@ import pytest
 
 from service.dead_letters import DeadLetters
 from service.dispatcher import Dispatcher, Held, Turn
-from service.domain.command import EnsureCommand
-from service.domain.lane import Lane
-from service.domain.pacing import Pacer
+from service.domain.command import EnsureCommand, Trigger
+from service.domain.offsets import untracked
+from service.domain.outcome import Outcome, State
+from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.domain.sweep import SweepCommand, new_sweep_id
 from service.intake import Intake
 from service.ports import IncomingRecord
-from tests.support.fakes import Deliveries, RecordingObserver, ensure, unlimited
+from service.sweep import Sweeper
+from service.verification import Verification
+from tests.support.fakes import (
+    LANE,
+    Deliveries,
+    FakeDirectory,
+    RecordingObserver,
+    TimedLogGroups,
+    ensure,
+    group,
+    key_of,
+    new_lane,
+    unlimited,
+)
+from tests.support.keys import FakeKeys
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import VirtualClock, virtual_time
+
+SWEEP = SweepCommand(lane=LANE, sweep_id=new_sweep_id(0, bytes(10)), asked_at_ms=0)
 
 
 class Bench:
     """An intake before a dispatcher whose work takes a second."""
 
     def __init__(self) -> None:
+        clock = VirtualClock()
         self.publisher = FakePublisher()
         self.deliveries = Deliveries()
         self.worked: list[EnsureCommand] = []
         self.seconds = 1.0
         self.dispatcher = Dispatcher(
-            schedule=Schedule(
-                new_lane=lambda lane, at: Lane(lane, pacer=Pacer(ceiling_per_s=5.0, now=at), max_running=16),
-                max_calling=256,
-            ),
+            schedule=Schedule(new_lane=new_lane, max_under_way=256),
             work=self.work,
-            clock=VirtualClock(),
+            verify=lambda command, turn: self.verification.look(command, turn),  # noqa: PLW0108  it is made below
+            clock=clock,
             hold_s=5.0,
             max_hold_s=60.0,
         )
@@ -42,11 +60,30 @@ class Bench:
             topic="dead-letters",
             work_topic="work",
         )
-        self.intake = Intake(dispatcher=self.dispatcher, dead_letters=dead_letters)
+        self.verification = Verification(
+            submit=lambda command: self.dispatcher.submit(command, untracked()),
+            log_groups=TimedLogGroups(),
+            clock=clock,
+            observer=RecordingObserver(),
+            after_s=15.0,
+        )
+        sweeper = Sweeper(
+            directory=FakeDirectory(),
+            log_groups=TimedLogGroups(),
+            keys=FakeKeys(),
+            publisher=self.publisher,
+            clock=clock,
+            submit=self.dispatcher.submit,
+            requests_topic="requests",
+            max_waiting=300,
+        )
+        self.intake = Intake(
+            dispatcher=self.dispatcher, verification=self.verification, sweeper=sweeper, dead_letters=dead_letters
+        )
 
     async def work(self, command: EnsureCommand, turn: Turn) -> Held | None:
-        turn.spend()
-        await asyncio.sleep(self.seconds)
+        async with turn.call(Quota.ASSOCIATE):
+            await asyncio.sleep(self.seconds)
         self.worked.append(command)
         return None
 
@@ -101,6 +138,7 @@ async def test_records_for_one_group_are_worked_once_and_finished_together():
         ensure().to_bytes().replace(b'"at":0', b'"at":' + b"9" * 400),
         ensure(requests=("r",)).to_bytes().replace(b'"r"', rb'"\ud800"'),
         ensure(deferrals=5).to_bytes().replace(b":5", b":-5"),
+        SWEEP.to_bytes().replace(b"eu-west-1", b"europe"),
     ],
 )
 @virtual_time
@@ -166,3 +204,33 @@ async def test_after_a_restart_records_are_worked_again():
         await asyncio.sleep(2)
         assert {command.log_group.name for command in bench.worked} == {"early", "late"}
         assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_a_group_that_is_gone_concerns_only_who_waits_to_be_started():
+    async with Bench().running() as bench:
+        bench.handle(ensure("nobody-asked", Trigger.DELETED).to_bytes())
+        assert bench.deliveries.finished.keys() == {0}
+        bench.handle(ensure("running").to_bytes())
+        await asyncio.sleep(0.1)
+        bench.handle(ensure("running", Trigger.DELETED).to_bytes())
+        assert bench.deliveries.finished.keys() == {0, 2}
+        for number in range(10):
+            bench.handle(ensure(str(number)).to_bytes())
+        bench.handle(ensure("9", Trigger.DELETED).to_bytes())
+        await asyncio.sleep(10)
+        assert not bench.deliveries.open
+        assert Counter(command.log_group.name for command in bench.worked)["9"] == 1
+
+
+@virtual_time
+async def test_what_was_to_be_looked_at_again_is_forgotten_when_the_lanes_may_have_another_owner():
+    async with Bench().running() as bench:
+        for name in ("kept", "forgotten"):
+            bench.verification.ended(Outcome(log_group=group(name), state=State.SEALED, key=key_of()))
+            await asyncio.sleep(31.5 if name == "kept" else 0)
+        assert [command.trigger for command in bench.worked] == [Trigger.VERIFY]  # no key is shown, so it is ensured
+        await bench.intake.drain(20)
+        bench.intake.restart()
+        await asyncio.sleep(100)
+        assert [command.log_group.name for command in bench.worked] == ["kept"]

@@ -32,6 +32,7 @@ WHAT_BECOMES_OF_IT = {
     FailureClass.ACCOUNT_NOT_LISTED: (Fault.PLATFORM, False, Recourse.DEFER),
     FailureClass.NO_KEY_IN_REGION: (Fault.TENANT, False, Recourse.DEFER),
     FailureClass.REGISTRY_UNAVAILABLE: (Fault.PLATFORM, False, Recourse.HOLD),
+    FailureClass.CONTESTED: (Fault.TENANT, False, Recourse.DEFER_ALWAYS),
     FailureClass.MALFORMED_EVENT: (Fault.PLATFORM, False, Recourse.DEAD_LETTER),
     FailureClass.MALFORMED_COMMAND: (Fault.PLATFORM, False, Recourse.DEAD_LETTER),
 }
@@ -71,35 +72,36 @@ def test_every_recourse_is_somebodys():
 @pytest.mark.parametrize("deferrals", [0, 1, 2, 3, 4, 1000])
 @pytest.mark.parametrize("failure", FailureClass)
 def test_something_happens_after_every_failure(failure: FailureClass, deferrals: int, delays_s: Sequence[float]):
-    step = next_step(failure, deferrals=deferrals, delays_s=delays_s)
+    step = next_step(failure, deferrals=deferrals, strikes=deferrals, delays_s=delays_s)
     if isinstance(step, Defer):
         assert step.delay_s == delays_s[step.step]
 
 
 @pytest.mark.parametrize("failure", of(Recourse.DEFER))
 def test_what_somebody_can_mend_takes_every_delay_once_and_then_dies(failure: FailureClass):
-    steps = [next_step(failure, deferrals=n, delays_s=DELAYS_S) for n in range(5)]
-    assert steps == [Defer(0, 30.0), Defer(1, 120.0), Defer(2, 600.0), End.DEAD_LETTER, End.DEAD_LETTER]
+    for deferrals in (0, 7):  # those for what passes by itself do not count
+        steps = [next_step(failure, deferrals=n + deferrals, strikes=n, delays_s=DELAYS_S) for n in range(5)]
+        assert steps == [Defer(0, 30.0), Defer(1, 120.0), Defer(2, 600.0), End.DEAD_LETTER, End.DEAD_LETTER]
 
 
 @pytest.mark.parametrize("failure", of(Recourse.DEFER_ALWAYS))
 def test_what_only_aws_can_mend_never_dies(failure: FailureClass):
-    steps = [next_step(failure, deferrals=n, delays_s=DELAYS_S) for n in (0, 1, 2, 3, 1000)]
+    steps = [next_step(failure, deferrals=n, strikes=n, delays_s=DELAYS_S) for n in (0, 1, 2, 3, 1000)]
     assert steps == [Defer(0, 30.0), Defer(1, 120.0), Defer(2, 600.0), Defer(2, 600.0), Defer(2, 600.0)]
-    assert next_step(failure, deferrals=0, delays_s=()) is End.HOLD
+    assert next_step(failure, deferrals=0, strikes=0, delays_s=()) is End.HOLD
 
 
 @pytest.mark.parametrize("failure", of(Recourse.HOLD))
 @pytest.mark.parametrize("deferrals", [0, 1, 1000])
 def test_what_is_no_commands_own_fault_never_moves_it(failure: FailureClass, deferrals: int):
-    assert next_step(failure, deferrals=deferrals, delays_s=DELAYS_S) is End.HOLD
+    assert next_step(failure, deferrals=deferrals, strikes=deferrals, delays_s=DELAYS_S) is End.HOLD
 
 
 @pytest.mark.parametrize("failure", of(Recourse.DEFER_ONCE_THEN_VANISHED))
 def test_a_group_that_cannot_be_seen_gets_a_second_look_and_no_third(failure: FailureClass):
-    steps = [next_step(failure, deferrals=n, delays_s=DELAYS_S) for n in range(3)]
+    steps = [next_step(failure, deferrals=n, strikes=n, delays_s=DELAYS_S) for n in range(3)]
     assert steps == [Defer(0, 30.0), End.VANISHED, End.VANISHED]
-    assert next_step(failure, deferrals=0, delays_s=()) is End.VANISHED
+    assert next_step(failure, deferrals=0, strikes=0, delays_s=()) is End.VANISHED
 
 
 # -- the outcome

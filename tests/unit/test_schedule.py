@@ -1,4 +1,6 @@
 import gc
+import heapq
+import math
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -7,11 +9,12 @@ import pytest
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Origin, Trigger
-from service.domain.lane import Lane, Work
+from service.domain.lane import Work
+from service.domain.log_group import AccountId, Region
 from service.domain.offsets import OffsetLedger
-from service.domain.pacing import Pacer
+from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
-from tests.support.fakes import LANE, OTHER_LANE, Deliveries, busiest_second, ensure, lane_number
+from tests.support.fakes import LANE, OTHER_LANE, Deliveries, busiest_second, ensure, lane_number, new_lane
 from tests.support.virtual_time import EPOCH_MS
 
 START = 1000.0
@@ -19,24 +22,35 @@ INTERVAL_S = 0.2
 IDLE_S = 60.0
 
 
-def new_lane(lane: log_group.Lane, now: float) -> Lane:
-    return Lane(lane, pacer=Pacer(ceiling_per_s=5.0, now=now), max_running=16)
-
-
 class Bench:
     """A schedule and a clock, driven as the dispatcher does: nothing is looked at between one wake_at and the next."""
 
-    def __init__(self, max_calling: int = 256) -> None:
-        self.schedule = Schedule(new_lane=new_lane, max_calling=max_calling)
+    def __init__(self, max_under_way: int = 256) -> None:
+        self.schedule = Schedule(new_lane=new_lane, max_under_way=max_under_way)
         self.deliveries = Deliveries()
         self.now = START
+        self.waits: set[Work] = set()
 
     def add(self, lane: log_group.Lane = LANE, name: str = "g", trigger: Trigger = Trigger.CREATED) -> None:
         self.schedule.add(ensure(name, trigger, lane=lane), self.deliveries.next(), self.now)
 
-    def startable(self) -> list[Work]:
-        works = []
+    def next(self) -> Work | None:
+        """Start what may be started now, each waiting for its token at once, until one has it."""
         while (work := self.schedule.next(self.now)) is not None:
+            if work in self.waits:
+                self.waits.remove(work)
+                return work
+            self.wait(work)
+        return None
+
+    def wait(self, work: Work, quota: Quota = Quota.ASSOCIATE) -> None:
+        self.schedule.wait(work, quota, self.now)
+        self.waits.add(work)
+
+    def calls(self) -> list[Work]:
+        """All that may call now."""
+        works = []
+        while (work := self.next()) is not None:
             works.append(work)
         return works
 
@@ -49,9 +63,10 @@ class Bench:
         self.now = wake_at
         return True
 
-    def start(self) -> Work:
-        while (work := self.schedule.next(self.now)) is None:
-            assert self.sleep(), "nothing to start"
+    def call(self) -> Work:
+        """Sleep until one may call."""
+        while (work := self.next()) is None:
+            assert self.sleep(), "nothing to call"
         return work
 
     def finish(self, work: Work) -> None:
@@ -61,7 +76,7 @@ class Bench:
         """Start everything there is and end it at once; when, and which."""
         started = []
         while True:
-            for work in self.startable():
+            for work in self.calls():
                 started.append((self.now, work.log_group.name))
                 self.finish(work)
             if not any(not lane.is_idle for lane in self.schedule):
@@ -80,7 +95,7 @@ def test_an_empty_schedule_wants_nothing():
 
 
 def test_lanes_take_turns_when_fewer_may_call_than_could():
-    bench = Bench(max_calling=1)
+    bench = Bench(max_under_way=1)
     lanes = [lane_number(n) for n in range(3)]
     for lane in lanes:
         for name in "ab":
@@ -88,7 +103,7 @@ def test_lanes_take_turns_when_fewer_may_call_than_could():
     bench.now += 60  # every lane could call
     order = []
     for _ in range(6):
-        work = bench.start()
+        work = bench.call()
         order.append(work.log_group.lane)
         bench.now += 1
         bench.finish(work)
@@ -96,17 +111,17 @@ def test_lanes_take_turns_when_fewer_may_call_than_could():
 
 
 def test_a_lane_that_comes_last_is_served_before_the_others_are_served_twice():
-    bench = Bench(max_calling=1)
+    bench = Bench(max_under_way=1)
     for lane in range(10):
         for name in range(100):
             bench.add(lane_number(lane), str(name))
     bench.now += 60
-    works = [bench.start()]
+    works = [bench.call()]
     bench.add(OTHER_LANE, "late")
     bench.now += 1
     for _ in range(12):
         bench.finish(works[-1])
-        works.append(bench.start())
+        works.append(bench.call())
         bench.now += 1
     lanes = [work.log_group.lane for work in works]
     assert OTHER_LANE in lanes
@@ -124,7 +139,7 @@ def test_a_lane_with_20_000_groups_waiting_delays_no_other():
     end = START + 60
     due = {lane: START + 1 + n / 200 for n, lane in enumerate(lanes)}  # each is asked for something once a second
     while bench.now < end:
-        for work in bench.startable():
+        for work in bench.calls():
             lane = work.log_group.lane
             started[lane].append(bench.now)
             if lane in asked:
@@ -163,7 +178,9 @@ def test_looking_only_when_told_serves_every_lane_at_its_quota():
 
 def test_a_command_for_a_lane_that_waits_for_its_token_does_not_wake_anybody_early():
     bench = Bench()
-    bench.add()
+    for name in "abcde":  # as many as are made ready at once
+        bench.add(name=name)
+    assert bench.calls() == []
     wake_at = bench.schedule.wake_at()
     assert wake_at == START + INTERVAL_S
     for number in range(100):
@@ -175,12 +192,12 @@ def test_a_command_for_a_lane_that_waits_for_its_token_does_not_wake_anybody_ear
 def test_a_lane_is_looked_at_again_when_its_hold_is_over():
     bench = Bench()
     bench.add()
-    work = bench.start()
+    work = bench.call()
     lane = bench.schedule.lane_of(work)
     lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
     held_at = bench.now
     bench.schedule.put_back(work, bench.now)
-    assert bench.start() is work
+    assert bench.call() is work
     assert bench.now == held_at + 5
 
 
@@ -188,28 +205,17 @@ def test_a_lane_that_is_slowed_down_is_looked_at_again_when_it_may_call():
     bench = Bench()
     for name in "abc":
         bench.add(name=name)
-    work = bench.start()
-    bench.schedule.lane_of(work).pacer.throttled(bench.now)
+    work = bench.call()
+    bench.schedule.throttled(work, Quota.ASSOCIATE, bench.now)
     before = bench.now
-    bench.start()
+    bench.call()
     assert bench.now == pytest.approx(before + 2 * INTERVAL_S)
-
-
-def test_a_token_given_back_is_there_for_the_next_command_at_once():
-    bench = Bench()
-    for name in "ab":
-        bench.add(name=name)
-    first = bench.start()
-    at = bench.now
-    bench.schedule.give_back(first, bench.now)
-    assert bench.start().log_group.name == "b"
-    assert bench.now == at
 
 
 def test_nothing_is_looked_at_while_all_there_is_is_under_way():
     bench = Bench()
     bench.add()
-    work = bench.start()
+    work = bench.call()
     bench.add()
     assert bench.schedule.wake_at() is None
     bench.finish(work)
@@ -220,32 +226,181 @@ def test_nothing_is_looked_at_while_all_there_is_is_under_way():
 
 
 def test_no_more_commands_call_at_once_than_the_limit():
-    bench = Bench(max_calling=3)
+    bench = Bench(max_under_way=3)
     for lane in range(10):
         bench.add(lane_number(lane))
     bench.now += 1
-    works = bench.startable()
-    assert len(works) == bench.schedule.calling == 3
+    works = bench.calls()
+    assert len(works) == bench.schedule.under_way == 3
     bench.now += 1000
-    assert bench.startable() == []
+    assert bench.calls() == []
     bench.finish(works[0])
-    assert len(bench.startable()) == 1
+    assert len(bench.calls()) == 1
 
 
-def test_a_command_that_waits_to_call_again_leaves_its_place_to_others():
-    bench = Bench(max_calling=1)
+@pytest.mark.parametrize("quota", Quota)
+def test_a_command_that_waits_for_a_token_leaves_its_place_to_others(quota: Quota):
+    bench = Bench(max_under_way=1)
     bench.add(LANE, "a")
     bench.add(OTHER_LANE, "b")
-    first = bench.start()
-    bench.schedule.pause(first, bench.now + 30, bench.now)
-    assert bench.schedule.calling == 0
-    second = bench.start()
+    first = bench.schedule.next(bench.now)
+    assert first is not None
+    assert bench.schedule.next(bench.now) is None
+    bench.schedule.wait(first, quota, bench.now)
+    assert bench.schedule.under_way == 0
+    second = bench.schedule.next(bench.now)
+    assert second is not None
     assert second.log_group.lane != first.log_group.lane
     bench.now += 60
-    assert bench.startable() == []  # its time has come, but not its place
+    assert bench.schedule.next(bench.now) is None  # its token is there, but not its place
     bench.finish(second)
-    assert bench.startable() == [first]
-    assert bench.schedule.calling == 1
+    assert bench.schedule.next(bench.now) is first
+    assert bench.schedule.under_way == 1
+
+
+def test_a_command_that_waits_for_an_answer_leaves_its_place_and_takes_one_when_it_goes_on():
+    bench = Bench(max_under_way=1)
+    bench.add(LANE, "a")
+    bench.add(OTHER_LANE, "b")
+    bench.add(OTHER_LANE, "c")
+    first = bench.schedule.next(bench.now)
+    assert first is not None
+    bench.schedule.park(first, bench.now)
+    second = bench.schedule.next(bench.now)
+    assert second is not None
+    bench.schedule.unpark(first)
+    assert bench.schedule.under_way == 2, "one too many, for a moment"
+    bench.finish(second)
+    assert bench.schedule.next(bench.now) is None
+    assert bench.schedule.wake_at() is None or (bench.schedule.wake_at() or 0) > bench.now
+    bench.finish(first)
+    assert bench.schedule.next(bench.now) is not None
+
+
+def test_a_command_that_is_cancelled_while_it_waits_for_a_token_has_a_place_until_its_end():
+    bench = Bench(max_under_way=1)
+    bench.add(LANE, "a")
+    bench.add(OTHER_LANE, "b")
+    first = bench.schedule.next(bench.now)
+    assert first is not None
+    bench.schedule.wait(first, Quota.ASSOCIATE, bench.now)
+    bench.schedule.stop_waiting(first)
+    assert bench.schedule.under_way == 1
+    bench.now += 60
+    assert bench.schedule.next(bench.now) is None
+    bench.finish(first)
+    assert bench.schedule.under_way == 0
+    assert bench.schedule.next(bench.now) is not first
+    assert LANE in {lane.id for lane in bench.schedule if lane.is_idle}
+
+
+# -- Regions
+
+
+SICK, WELL = Region("eu-central-1"), Region("ap-southeast-2")
+
+
+def lane_in(region: Region, number: int) -> log_group.Lane:
+    return log_group.Lane(AccountId(f"{number:012}"), region)
+
+
+def test_one_region_leaves_a_quarter_of_the_places_to_the_others():
+    bench = Bench(max_under_way=8)
+    for number in range(20):
+        bench.add(lane_in(SICK, number))
+    bench.add(lane_in(WELL, 0), "first")
+    bench.now += 1
+    assert Counter(work.log_group.region for work in bench.calls()) == {SICK: 6, WELL: 1}
+    bench.now += 1000
+    assert bench.calls() == []
+    assert bench.schedule.wake_at() is None, "the timer would fire again and again"
+    bench.add(lane_in(WELL, 0), "second")
+    assert [work.log_group.name for work in bench.calls()] == ["second"]
+
+
+def test_a_region_that_is_alone_has_all_places():
+    bench = Bench(max_under_way=8)
+    for number in range(20):
+        bench.add(lane_in(SICK, number))
+    bench.now += 1
+    assert len(bench.calls()) == 8
+
+
+def test_a_region_has_all_places_again_when_the_lanes_of_the_others_are_forgotten():
+    bench = Bench(max_under_way=8)
+    bench.add(lane_in(WELL, 0))
+    bench.finish(bench.call())
+    for number in range(20):
+        bench.add(lane_in(SICK, number))
+    bench.now += 1
+    assert len(bench.calls()) == 6
+    while len(works := bench.calls()) == 0:
+        assert bench.sleep()
+    assert len(works) == 2
+    assert bench.now <= START + 2 + IDLE_S
+
+
+def test_a_place_that_becomes_free_in_a_region_with_its_share_goes_to_its_next_lane():
+    bench = Bench(max_under_way=8)
+    bench.add(lane_in(WELL, 0))
+    for number in range(20):
+        bench.add(lane_in(SICK, number))
+    bench.now += 1
+    seen = bench.calls()
+    works = [work for work in seen if work.log_group.region == SICK]
+    while works:
+        bench.finish(works.pop(0))
+        bench.now += 0.01
+        seen += (next_ones := bench.calls())
+        works += next_ones
+    assert len({work.log_group for work in seen}) == len(seen) == 21
+
+
+def test_regions_take_turns_when_fewer_may_call_than_could():
+    bench = Bench(max_under_way=1)
+    for number in range(10):
+        bench.add(lane_in(SICK, number))
+    for name in "abc":
+        bench.add(lane_in(WELL, 0), name)
+    bench.calls()
+    bench.now += 60
+    regions = []
+    for _ in range(6):
+        work = bench.call()
+        regions.append(work.log_group.region)
+        bench.now += 1
+        bench.finish(work)
+    assert regions == [SICK, WELL] * 3
+
+
+@pytest.mark.parametrize("hang_s", [10.0, 60.0])
+def test_a_region_whose_calls_hang_costs_the_others_none_of_their_quota(hang_s: float):
+    bench = Bench()
+    lanes = 100
+    for number in range(lanes):
+        for name in range(150):
+            bench.add(lane_in(SICK, number), str(name))
+            bench.add(lane_in(WELL, number), str(name))
+    ends: list[tuple[float, int, Work]] = []
+    called: dict[log_group.Lane, list[float]] = {lane_in(WELL, number): [] for number in range(lanes)}
+    serial = 0
+    while bench.now < START + 25:
+        for work in bench.calls():
+            serial += 1
+            is_well = work.log_group.region == WELL
+            heapq.heappush(ends, (bench.now + (0.1 if is_well else hang_s), serial, work))
+            if is_well:
+                called[work.log_group.lane].append(bench.now - START)
+        wake_at = bench.schedule.wake_at()
+        assert wake_at is None or wake_at > bench.now
+        bench.now = min(ends[0][0] if ends else math.inf, math.inf if wake_at is None else wake_at)
+        while ends and ends[0][0] <= bench.now:
+            bench.finish(heapq.heappop(ends)[2])
+    for times in called.values():
+        for second in range(24):  # from the first on; a lane begins without a token
+            window = [at for at in times if second < at <= second + 1 + 1e-6]
+            assert len(window) >= 4 + (second > 0), f"in second {second}"
+        assert len(times) >= 0.97 * 5 * 25
 
 
 # -- which lanes there are
@@ -254,13 +409,13 @@ def test_a_command_that_waits_to_call_again_leaves_its_place_to_others():
 def test_an_idle_lane_is_forgotten_once_its_pace_is_normal_again():
     bench = Bench()
     bench.add()
-    work = bench.start()
-    bench.schedule.lane_of(work).pacer.throttled(bench.now)
+    work = bench.call()
+    bench.schedule.throttled(work, Quota.ASSOCIATE, bench.now)
     bench.finish(work)
     settled = bench.now + 5
     assert bench.sleep()
     assert bench.now == pytest.approx(settled + IDLE_S)
-    assert bench.startable() == []
+    assert bench.calls() == []
     assert len(bench.schedule) == 0
     assert bench.schedule.wake_at() is None
 
@@ -268,38 +423,40 @@ def test_an_idle_lane_is_forgotten_once_its_pace_is_normal_again():
 def test_a_lane_that_gets_work_in_time_is_kept_and_forgotten_later():
     bench = Bench()
     bench.add()
-    bench.finish(bench.start())
+    bench.finish(bench.call())
     bench.now += IDLE_S - 1
     bench.add()
-    bench.finish(bench.start())
+    bench.finish(bench.call())
     assert (bench.schedule.wake_at() or 0) > bench.now + IDLE_S
     bench.now += 2  # the time at which it would have been forgotten is past
-    assert bench.startable() == []
+    assert bench.calls() == []
     assert len(bench.schedule) == 1
     while bench.sleep():
-        assert bench.startable() == []
+        assert bench.calls() == []
     assert len(bench.schedule) == 0
 
 
-@pytest.mark.parametrize("state", ["waiting", "held", "calling", "waiting to call again", "dirty"])
+@pytest.mark.parametrize("state", ["waiting", "held", "under way", "waiting for a token", "parked", "dirty"])
 def test_a_lane_is_not_forgotten_while_anything_is_in_it(state: str):
-    bench = Bench(max_calling=1)
+    bench = Bench(max_under_way=1)
     bench.add()
     if state == "waiting":
         bench.add(OTHER_LANE)
         bench.now += 1
-        bench.startable()  # the other lane's turn never ends
+        bench.calls()  # the other lane's turn never ends
     elif state == "held":
         next(iter(bench.schedule)).hold(bench.now, "unreachable", first_s=1e9, longest_s=1e9)
     else:
-        work = bench.start()
-        if state == "waiting to call again":
-            bench.schedule.pause(work, bench.now + 1e9, bench.now)
+        work = bench.call()
+        if state == "waiting for a token":
+            bench.wait(work)
+        if state == "parked":
+            bench.schedule.park(work, bench.now)
         if state == "dirty":
             bench.add()
     for _ in range(100):
         bench.now += 1000
-        bench.startable()
+        bench.calls()
         assert LANE in {lane.id for lane in bench.schedule}
 
 
@@ -308,34 +465,38 @@ def test_bad_input_does_not_pile_up_lanes():
     for number in range(5000):
         bench.add(lane_number(number))
         bench.now += 0.1
-        for work in bench.startable():
+        for work in bench.calls():
             bench.finish(work)
         assert len(bench.schedule) <= (IDLE_S + 1) / 0.1
     bench.work_off()
     while bench.sleep():
-        bench.startable()
+        bench.calls()
     assert len(bench.schedule) == 0
 
 
 # -- letting go
 
 
-def test_dropping_leaves_what_is_calling_and_hands_back_what_waits_to_call_again():
+def test_dropping_leaves_what_is_under_way_or_parked_and_hands_back_what_waits_for_tokens():
     bench = Bench()
-    for name in "abc":
+    for name in "abcdefghijkl":
         bench.add(name=name)
-    for name in "de":
         bench.add(OTHER_LANE, name)
-    a, b = bench.start(), bench.start()
-    paused, calling = (a, b) if a.log_group.lane == LANE else (b, a)
-    bench.schedule.pause(paused, bench.now + 1, bench.now)
-    assert bench.schedule.drop(bench.now) == [paused]
-    assert bench.schedule.calling == 2
+    calling, parked = bench.call(), bench.call()
+    bench.schedule.park(parked, bench.now)
+    bench.calls()
+    waiting = set(bench.waits)
+    assert {work.log_group.lane for work in waiting} == {LANE, OTHER_LANE}
+    given_up = bench.schedule.drop(bench.now)
+    assert set(given_up) == waiting
+    assert len(given_up) == len(waiting)
+    assert bench.schedule.under_way == 1 + len(waiting)
     bench.now += 100
-    assert bench.startable() == []
-    for work in (paused, calling):
+    assert bench.calls() == []
+    bench.schedule.unpark(parked)
+    for work in (*given_up, parked, calling):
         bench.finish(work)
-    assert bench.schedule.calling == 0
+    assert bench.schedule.under_way == 0
     assert all(lane.is_idle for lane in bench.schedule)
 
 
@@ -346,7 +507,7 @@ def test_after_dropping_every_lane_begins_without_a_token():
     bench.schedule.drop(bench.now)
     dropped_at = bench.now
     bench.add()
-    bench.start()
+    bench.call()
     assert bench.now == dropped_at + INTERVAL_S
 
 
@@ -363,7 +524,7 @@ def test_a_command_that_waits_costs_less_than_a_kilobyte():
         for lane in range(lanes)
         for name in names
     ]
-    schedule = Schedule(new_lane=new_lane, max_calling=256)
+    schedule = Schedule(new_lane=new_lane, max_under_way=256)
     ledger = OffsetLedger()
     gc.collect()
     tracemalloc.start()

@@ -5,9 +5,10 @@ import pytest
 from service.domain import log_group
 from service.domain.command import Priority, Trigger
 from service.domain.lane import Lane, Work
-from service.domain.pacing import Pacer
+from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.domain.status import Hold, LanesStatus, LaneStatus
+from tests.support import fakes
 from tests.support.fakes import LANE, OTHER_LANE, Deliveries, ensure, lane_number
 
 START = 1000.0
@@ -15,8 +16,8 @@ NOTHING = dict.fromkeys(Priority, 0)
 URGENT, RETRY, SWEEP = Priority
 
 
-def new_lane(lane: log_group.Lane = LANE, now: float = START, max_running: int = 16) -> Lane:
-    return Lane(lane, pacer=Pacer(ceiling_per_s=5.0, now=now), max_running=max_running)
+def new_lane(lane: log_group.Lane = LANE, now: float = START) -> Lane:
+    return fakes.new_lane(lane, now)
 
 
 def add(lane: Lane, *names: str, trigger: Trigger = Trigger.CREATED, at: float = START, deferrals: int = 0) -> None:
@@ -79,10 +80,12 @@ def test_a_group_asked_for_again_while_it_runs_is_in_flight_and_waits_too():
     assert (status.in_flight, status.waiting[SWEEP], status.oldest_waiting_s) == (1, 1, 3.0)
 
 
-def test_a_command_that_waits_to_call_again_is_in_flight():
+@pytest.mark.parametrize("quota", [None, *Quota])
+def test_a_command_that_waits_for_a_token_or_an_answer_is_in_flight(quota: Quota | None):
     lane = new_lane()
     add(lane, "a")
-    lane.pause(start(lane, START + 1), START + 60)
+    work = start(lane, START + 1)
+    lane.park(work) if quota is None else lane.wait(work, quota)
     assert (lane.status(START + 2).in_flight, lane.status(START + 2).total_waiting) == (1, 0)
 
 
@@ -97,13 +100,13 @@ def test_the_oldest_is_the_one_that_waits_longest_and_not_the_next_to_start():
 def test_a_command_that_is_put_back_is_as_old_as_it_was():
     lane = new_lane()
     add(lane, "a")
-    lane.put_back(start(lane, START + 1), START + 2)
+    lane.put_back(start(lane, START + 1))
     assert lane.status(START + 3).oldest_waiting_s == 3.0
 
 
 def test_a_throttle_shows_in_the_rate_until_it_has_recovered():
     lane = new_lane()
-    lane.pacer.throttled(START + 1)
+    lane.throttled(Quota.ASSOCIATE, START + 1)
     at_once, later, recovered = (lane.status(START + s) for s in (1, 3, 10))
     assert (at_once.rate_per_s, at_once.throttled_ago_s) == (2.5, 0.0)
     assert 2.5 < later.rate_per_s < 5.0
@@ -113,7 +116,7 @@ def test_a_throttle_shows_in_the_rate_until_it_has_recovered():
 def test_a_held_lane_says_why_and_for_how_long_until_a_call_succeeds():
     lane = new_lane()
     add(lane, "a", "b")
-    lane.put_back(start(lane, START + 1), START + 1)
+    lane.put_back(start(lane, START + 1))
     lane.hold(START + 1, "unreachable", first_s=5.0, longest_s=60.0)
     assert lane.status(START + 2).hold == Hold("unreachable", 4.0)
     assert lane.status(START + 6).hold == Hold("unreachable", 0.0), "it tries, and nobody knows yet"
@@ -150,15 +153,17 @@ def test_looking_changes_nothing():
 def test_the_end_is_where_the_last_of_what_waits_has_started():
     lane = new_lane()
     add(lane, *(str(n) for n in range(100)))
-    now, started = START, 0
+    now, waits = START, set[Work]()
     expected = lane.status(START).estimated_end_s
-    while lane.status(now).total_waiting:
-        ready_at = lane.ready_at()
-        assert ready_at is not None
+    while (ready_at := lane.ready_at()) is not None:
         now = max(now, ready_at)
-        lane.finish(start(lane, now), now)
-        started += 1
-    assert started == 100
+        work = start(lane, now)
+        if work in waits:
+            lane.finish(work, now)
+        else:
+            lane.wait(work, Quota.ASSOCIATE)
+            waits.add(work)
+    assert len(waits) == 100
     assert now - START == pytest.approx(expected)
 
 
@@ -174,17 +179,26 @@ def test_what_waits_for_nothing_ends_now():
     assert status_of(in_flight=3, hold=Hold("unreachable", 30.0)).estimated_end_s == 0.0
 
 
+def test_while_the_service_is_paused_only_what_is_empty_has_an_end():
+    busy, idle = status_of(waiting=100), status_of(in_flight=3)
+    assert LanesStatus.of([busy, idle]).estimated_end_s == busy.estimated_end_s
+    paused = LanesStatus.of([busy, idle]).paused()
+    assert [lane.estimated_end_s for lane in paused.lanes] == [None, 0.0]
+    assert paused.estimated_end_s is None
+    assert LanesStatus.of([idle]).paused().estimated_end_s == 0.0
+
+
 # -- all lanes
 
 
 def test_a_schedule_without_lanes_has_totals_of_nothing():
-    status = Schedule(new_lane=new_lane, max_calling=8).status(START)
+    status = Schedule(new_lane=new_lane, max_under_way=8).status(START)
     assert (status.lanes, status.waiting, status.in_flight, status.held) == ([], NOTHING, 0, {})
     assert (status.oldest_waiting_s, status.estimated_end_s) == (None, 0.0)
 
 
 def test_the_fullest_lane_comes_first():
-    schedule, deliveries = Schedule(new_lane=new_lane, max_calling=8), Deliveries()
+    schedule, deliveries = Schedule(new_lane=new_lane, max_under_way=8), Deliveries()
     for lane, count in ((OTHER_LANE, 2), (LANE, 5), (lane_number(7), 1)):
         for n in range(count):
             schedule.add(ensure(str(n), lane=lane), deliveries.next(), START)
@@ -201,7 +215,7 @@ def test_lanes_as_full_as_each_other_are_in_order_whenever_one_looks():
 
 
 def test_a_schedule_shows_idle_lanes_until_it_forgets_them():
-    schedule, deliveries = Schedule(new_lane=new_lane, max_calling=8), Deliveries()
+    schedule, deliveries = Schedule(new_lane=new_lane, max_under_way=8), Deliveries()
     schedule.add(ensure("a"), deliveries.next(), START)
     work = schedule.next(START + 1)
     assert work is not None

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.control import Control
 from service.dispatcher import Dispatcher, Held, Turn
 from service.domain.command import EnsureCommand
+from service.domain.control import KEY, Paused
 from service.domain.dead_letter import DeadLetterLimit
-from service.domain.lane import Lane
 from service.domain.outcome import FailureClass
-from service.domain.pacing import Pacer
+from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.forwarding import Forwarding
 from service.registry.file import FileDirectory
@@ -20,7 +21,8 @@ from service.settings import Settings
 from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.publisher import KafkaPublisher
 from service.view import ReplicaView
-from tests.support.fakes import Deliveries, ensure
+from tests.support.fakes import Deliveries, ensure, new_lane
+from tests.support.http import caught_up_already
 from tests.support.virtual_time import VirtualClock, virtual_time
 
 TENANTS = """
@@ -47,6 +49,7 @@ class Replica:
         self.limits: list[DeadLetterLimit] = []
         self.not_ready: str | None = None
         self.held: FailureClass | None = None
+        self.control = Control(publisher=self.publisher, clock=self.clock, topic="control", caught_up=caught_up_already)
         self.view = ReplicaView(
             settings=Settings(**settings),
             replica="logwarden-0",
@@ -54,12 +57,13 @@ class Replica:
             publisher=self.publisher,
             consumers=self.consumers,
             limits=self.limits,
+            control=self.control,
             not_ready_reason=lambda: self.not_ready,
         )
         self.dispatcher = Dispatcher(
             schedule=Schedule(
-                new_lane=lambda lane, at: Lane(lane, pacer=Pacer(ceiling_per_s=5.0, now=at), max_running=16),
-                max_calling=16,
+                new_lane=new_lane,
+                max_under_way=16,
             ),
             work=self._work,
             clock=self.clock,
@@ -68,8 +72,8 @@ class Replica:
         )
 
     async def _work(self, command: EnsureCommand, turn: Turn) -> Held | None:
-        turn.spend()
-        await asyncio.sleep(0.1)
+        async with turn.call(Quota.ASSOCIATE):
+            await asyncio.sleep(0.1)
         return None if self.held is None else Held(self.held, "as told")
 
     def works(self, folder: Path) -> FileDirectory:
@@ -204,3 +208,37 @@ async def test_a_replica_without_the_worker_role_has_no_metrics_of_lanes_and_non
     assert "logwarden_lane" not in replica.metrics()
     assert "last_progress" not in replica.metrics()
     assert "logwarden_publish_failing_seconds" in replica.metrics()
+
+
+@virtual_time
+async def test_a_pause_is_shown_and_neither_its_length_nor_an_end_of_lanes_is_counted(tmp_path):
+    replica = Replica(dry_run=True)
+    replica.works(tmp_path)
+    replica.control.governs(replica.dispatcher)
+    assert "logwarden_paused" not in replica.metrics(), "not known yet"
+    await replica.control.known()
+    assert "logwarden_paused 0.0" in replica.metrics()
+    running = asyncio.create_task(replica.dispatcher.run())
+    replica.control.apply(KEY, Paused(by="alice", at_ms=0, reason="a break").to_bytes())
+    replica.dispatcher.submit(ensure(), Deliveries().next())
+    await asyncio.sleep(3600)
+    status = replica.view.status()
+    assert (status.mode, status.dry_run, status.last_progress_s) == ("paused", True, None)
+    assert status.pause is not None
+    assert status.pause.model_dump() == {
+        "paused": True,
+        "by": "alice",
+        "since": "1970-01-01T00:00:00.000+00:00",
+        "reason": "a break",
+    }
+    assert "logwarden_paused 1.0" in replica.metrics()
+    assert "last_progress" not in replica.metrics()
+    assert (replica.view.lanes().estimated_end_s, replica.view.stalled()) == (None, None)
+    replica.held = FailureClass.UNREACHABLE
+    replica.control.apply(KEY, None)
+    await asyncio.sleep(2)
+    assert (replica.view.status().mode, replica.view.status().pause) == ("dry-run", None)
+    assert replica.view.progress_s() == 2, "since it was resumed, though nothing has been finished for an hour"
+    assert replica.view.lanes().estimated_end_s is not None
+    running.cancel()
+    await asyncio.wait([running])

@@ -1,7 +1,8 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from service.dead_letters import DeadLetters
 from service.dispatcher import Held, Turn
 from service.domain.command import EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
-from service.domain.log_group import KeyArn, TenantId
-from service.domain.outcome import FailureClass, Recourse, State
+from service.domain.log_group import KeyAlias, KeyArn, TenantId
+from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
+from service.domain.pacing import Quota
 from service.domain.request import RequestOutcome, new_request_id, record_from_bytes
 from service.domain.tenancy import Decision, Excluded, Owned, Undecided
+from service.ensure import Ensure, Policy
 from service.ports import GivenUpError, OutgoingRecord
-from service.worker import DUE_HEADER, RetryPolicy, Topics, Worker
+from service.worker import DUE_HEADER, Topics, Worker
 from tests.support.fakes import (
     LANE,
     TENANT,
@@ -26,51 +29,53 @@ from tests.support.fakes import (
     group,
     key_of,
 )
+from tests.support.keys import FakeKeys
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, START_S, VirtualClock, virtual_time
 
 DELAYS_S = (30.0, 120.0, 600.0)
-ATTEMPTS, MAX_WAIT_S = 6, 5.0
+ATTEMPTS, MAX_WAIT_S, OBSERVE_AFTER_S = 6, 5.0, 60.0
 NOW_MS = EPOCH_MS + int(START_S * 1000)
 OUTCOMES, REQUESTS, DEAD_LETTERS = "outcomes", "requests", "dead-letters"
 RETRIES = ("retry.1", "retry.2", "retry.3")
+FRESH: Any = {"at_ms": NOW_MS, "shown_key": ""}  # a CreateLogGroup of this moment: it needs no look
+FAILURES = [failure for failure in FailureClass if failure is not FailureClass.CONTESTED]  # which no answer leads to
 REQUEST_IDS = tuple(new_request_id(NOW_MS, bytes([n] * 10)) for n in range(2))
 
 
 class RecordingTurn(Turn):
-    """A turn whose next token is always there when the wait is over."""
+    """A turn whose token is there as soon as the pause before the call is over."""
 
-    __slots__ = ("gives_up", "is_fresh", "spent", "throttles", "waits")
+    __slots__ = ("calls", "gives_up", "meanwhile", "probing", "throttles", "waits")
 
     def __init__(self) -> None:
-        self.has_token = True
         self.waits: list[float] = []
+        self.calls: Counter[Quota] = Counter()
         self.throttles = 0
-        self.spent = 0
         self.gives_up = False
-        self.is_fresh = False
+        self.probing = False
+        self.meanwhile: Callable[[], None] = lambda: None
 
-    def give_back(self) -> None:
-        self.has_token = False
+    @property
+    def is_probing(self) -> bool:
+        return self.probing
 
-    async def ready(self) -> None:
-        self.has_token = self.is_fresh = True
-
-    def spend(self) -> None:
-        assert self.has_token, "a call without a token"
-        assert self.is_fresh, "a call with a token that may be old"
-        self.has_token = self.is_fresh = False
-        self.spent += 1
-
-    async def again(self, delay_s: float) -> None:
-        self.waits.append(delay_s)
-        if self.gives_up:
+    @asynccontextmanager
+    async def call(self, quota: Quota) -> AsyncIterator[None]:
+        if self.waits and self.gives_up:
             raise GivenUpError
-        await asyncio.sleep(delay_s)
-        self.has_token = True
+        if self.waits:
+            await asyncio.sleep(self.waits[-1])
+        self.meanwhile()
+        self.calls[quota] += 1
+        try:
+            yield
+        except CallFailedError as e:
+            self.throttles += e.failure is FailureClass.THROTTLED
+            raise
 
-    def throttled(self) -> None:
-        self.throttles += 1
+    async def pause(self, delay_s: float) -> None:
+        self.waits.append(delay_s)
 
 
 class Bench:
@@ -84,12 +89,22 @@ class Bench:
     ) -> None:
         self.directory = FakeDirectory()
         self.log_groups = TimedLogGroups(latency_s=0.25)
+        self.keys = FakeKeys(takes_any=True)
         self.publisher = FakePublisher()
         self.observer = RecordingObserver()
         self.turn = RecordingTurn()
+        self.told: list[Outcome] = []
         self.worker = Worker(
-            directory=self.directory,
-            log_groups=self.log_groups,
+            ensure=Ensure(
+                directory=self.directory,
+                log_groups=self.log_groups,
+                keys=self.keys,
+                clock=VirtualClock(),
+                observer=self.observer,
+                policy=Policy(
+                    attempts=attempts, max_wait_s=MAX_WAIT_S, observe_after_s=OBSERVE_AFTER_S, is_dry_run=is_dry_run
+                ),
+            ),
             publisher=self.publisher,
             dead_letters=DeadLetters(
                 publisher=self.publisher,
@@ -101,8 +116,8 @@ class Bench:
             clock=VirtualClock(),
             observer=self.observer,
             topics=Topics(outcomes=OUTCOMES, requests=REQUESTS, retries=RETRIES[: len(delays_s)]),
-            retry=RetryPolicy(attempts=attempts, max_wait_s=MAX_WAIT_S, delays_s=delays_s),
-            is_dry_run=is_dry_run,
+            retry_delays_s=delays_s,
+            on_outcome=self.told.append,
         )
 
     async def work(self, command: EnsureCommand) -> Held | None:
@@ -130,11 +145,10 @@ class Bench:
 @virtual_time
 async def test_a_group_goes_under_the_key_of_its_tenant():
     bench = Bench()
-    command = ensure(at_ms=NOW_MS - 1500)
+    command = ensure(at_ms=NOW_MS - 1500, shown_key="")
     assert await bench.work(command) is None
     (call,) = bench.log_groups.calls
     assert (call.log_group, call.key) == (group(), key_of())
-    assert not bench.turn.has_token
     assert bench.topics == {OUTCOMES: 1}
     assert bench.only(OUTCOMES).key == b"111122223333:eu-west-1:g"
     assert bench.outcome == {
@@ -162,23 +176,21 @@ async def test_a_group_goes_under_the_key_of_its_tenant():
 async def test_an_excluded_group_is_left_alone():
     bench = Bench()
     bench.directory.decisions[group()] = Excluded("excluded by name: /scratch/*")
-    assert await bench.work(ensure()) is None
+    assert await bench.work(ensure(**FRESH)) is None
     assert bench.log_groups.calls == []
     assert bench.topics == {OUTCOMES: 1}
     assert (bench.outcome["state"], bench.outcome["detail"]) == ("excluded", "excluded by name: /scratch/*")
-    assert bench.turn.spent == 0
-    assert not bench.turn.has_token, "it was given back"
+    assert not bench.turn.calls
 
 
 @virtual_time
 async def test_a_group_that_shows_the_right_key_needs_no_call():
     bench = Bench()
-    assert await bench.work(ensure(trigger=Trigger.KEY_ASSOCIATED, shown_key=key_of())) is None
+    assert await bench.work(ensure(trigger=Trigger.KEY_ASSOCIATED, at_ms=NOW_MS, shown_key=key_of())) is None
     assert bench.log_groups.calls == []
     assert bench.topics == {OUTCOMES: 1}
     assert (bench.outcome["state"], bench.outcome["key"]) == ("already-sealed", key_of())
-    assert bench.turn.spent == 0
-    assert not bench.turn.has_token, "it was given back"
+    assert not bench.turn.calls
 
 
 @pytest.mark.parametrize("shown_key", [None, "", f"{key_of()}-of-somebody-else"])
@@ -216,7 +228,7 @@ async def test_the_tenant_is_decided_with_the_tags_of_the_trigger_each_time_anew
         bench.directory.decisions[group()] = decision
         bench.turn = RecordingTurn()
         await bench.work(ensure(tags={"team": "a"}))
-    assert bench.directory.asked == [(group(), {"team": "a"})] * 2
+    assert bench.directory.asked == [(group(), {"team": "a"})] * 4, "when it begins, and again with the token in hand"
     assert [call.key for call in bench.log_groups.calls] == [decision.key for decision in tenants]
 
 
@@ -227,9 +239,9 @@ async def test_where_tags_matter_they_are_looked_up_whatever_the_trigger_shows(s
     bench.directory.by_tags = True
     bench.log_groups.tags[group()] = {"team": "b"}
     await bench.work(ensure(tags=shown))
-    assert bench.directory.asked == [(group(), {"team": "b"})]
+    assert bench.directory.asked == [(group(), {"team": "b"})] * 2
     assert bench.outcome["attempts"] == 1
-    assert bench.turn.spent == 2, "a look-up takes a token too"
+    assert bench.turn.calls[Quota.TAGS] == bench.turn.calls[Quota.ASSOCIATE] == 1
 
 
 @pytest.mark.parametrize("shown", [None, {}, {"team": "a"}])
@@ -238,7 +250,7 @@ async def test_where_they_do_not_matter_they_are_not(shown: dict[str, str] | Non
     bench = Bench()
     await bench.work(ensure(tags=shown))
     assert bench.log_groups.lookups == []
-    assert bench.directory.asked == [(group(), shown)]
+    assert bench.directory.asked == [(group(), shown)] * 2
 
 
 @virtual_time
@@ -246,13 +258,13 @@ async def test_a_look_up_that_fails_for_a_moment_is_tried_again():
     bench = Bench()
     bench.directory.by_tags = True
     bench.log_groups.tag_failures.extend([FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE])
-    await bench.work(ensure())
+    await bench.work(ensure(**FRESH))
     assert len(bench.log_groups.lookups) == 3
     assert (bench.outcome["state"], bench.outcome["attempts"]) == ("sealed", 1)
 
 
 @pytest.mark.parametrize("deferrals", [0, 1, 3])
-@pytest.mark.parametrize("failure", FailureClass)
+@pytest.mark.parametrize("failure", FAILURES)
 @virtual_time
 async def test_every_failure_of_a_look_up_leads_where_the_table_says_and_no_key_is_used(
     failure: FailureClass, deferrals: int
@@ -260,22 +272,260 @@ async def test_every_failure_of_a_look_up_leads_where_the_table_says_and_no_key_
     bench = Bench()
     bench.directory.by_tags = True
     bench.log_groups.tag_failures.extend([failure] * ATTEMPTS)
-    command = ensure(requests=REQUEST_IDS, deferrals=deferrals)
+    command = ensure(requests=REQUEST_IDS, deferrals=deferrals, strikes=deferrals, at_ms=NOW_MS, shown_key="")
     held = await bench.work(command)
     check_end(bench, command, failure, held)
     assert bench.log_groups.calls == []
     assert len(bench.log_groups.lookups) == (ATTEMPTS if failure.is_retried_in_place else 1)
 
 
+# -- what is looked at before it is associated
+
+
+OTHER_KEY = KeyArn(f"{key_of()}-of-somebody-else")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ensure(at_ms=NOW_MS - 60_000, shown_key=""),  # a backlog, or a replay
+        ensure(at_ms=NOW_MS - 60_000, shown_key=key_of()),
+        ensure(at_ms=NOW_MS),  # it says nothing of a key
+        ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS),
+        ensure(trigger=Trigger.SWEEP, at_ms=NOW_MS),
+        ensure(trigger=Trigger.VERIFY, at_ms=NOW_MS),
+        ensure(trigger=Trigger.TAGGED, at_ms=NOW_MS),
+        ensure(trigger=Trigger.KEY_DISASSOCIATED, at_ms=NOW_MS, shown_key=""),  # every event may come twice
+        ensure(trigger=Trigger.KEY_ASSOCIATED, at_ms=NOW_MS, shown_key=OTHER_KEY),
+        ensure(at_ms=NOW_MS, deferrals=1),
+    ],
+    ids=lambda command: f"{command.trigger}-{command.shown_key}",
+)
+@pytest.mark.parametrize("key", [None, OTHER_KEY, key_of()])
+@virtual_time
+async def test_what_may_be_out_of_date_is_looked_at_and_sealed_only_if_need_be(
+    command: EnsureCommand, key: KeyArn | None
+):
+    bench = Bench()
+    bench.log_groups.keys[group()] = key
+    assert await bench.work(command) is None
+    assert bench.log_groups.descriptions == [(LANE, frozenset("g"))]
+    assert bench.turn.calls[Quota.DESCRIBE] == 1
+    assert len(bench.log_groups.calls) == (key != key_of())
+    assert bench.outcome["state"] == ("already-sealed" if key == key_of() else "sealed")
+
+
+@pytest.mark.parametrize("shown_key", ["", OTHER_KEY])
+@virtual_time
+async def test_a_group_made_this_minute_needs_no_look(shown_key: str):
+    bench = Bench()
+    await bench.work(ensure(at_ms=NOW_MS - 59_000, shown_key=shown_key))
+    assert bench.log_groups.descriptions == []
+    assert len(bench.log_groups.calls) == 1
+
+
+@virtual_time
+async def test_an_event_that_is_told_twice_makes_one_call():
+    bench = Bench()
+    for _ in range(3):
+        await bench.work(ensure(**FRESH))
+        bench.log_groups.keys[group()] = key_of()
+    assert len(bench.log_groups.calls) == 1
+    assert len(bench.log_groups.descriptions) == 2
+
+
+@virtual_time
+async def test_a_group_that_aws_does_not_show_is_not_associated():
+    bench = Bench()
+    bench.log_groups.absent.add(group())
+    await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS))
+    await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS, deferrals=1))
+    assert bench.log_groups.calls == []
+    assert [json.loads(value)["state"] for value in bench.publisher.values(OUTCOMES)] == ["deferred", "vanished"]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@virtual_time
+async def test_every_failure_of_a_look_leads_where_the_table_says(failure: FailureClass):
+    bench = Bench()
+    bench.log_groups.describe_failures.extend([failure] * ATTEMPTS)
+    command = ensure(requests=REQUEST_IDS, at_ms=NOW_MS)
+    held = await bench.work(command)
+    check_end(bench, command, failure, held)
+    assert bench.log_groups.calls == []
+    assert len(bench.log_groups.descriptions) == (ATTEMPTS if failure.is_retried_in_place else 1)
+
+
+@virtual_time
+async def test_a_key_that_changes_while_the_command_waits_for_its_token_is_the_one_that_is_used():
+    bench = Bench()
+    new_key = KeyArn(f"{key_of()}-new")
+
+    def rotate() -> None:
+        bench.directory.decisions[group()] = Owned(TENANT, new_key, "the key was rotated")
+
+    bench.turn.meanwhile = rotate
+    await bench.work(ensure(**FRESH))
+    assert [call.key for call in bench.log_groups.calls] == [new_key]
+    assert (bench.outcome["key"], bench.outcome["attempts"]) == (new_key, 1)
+
+
+@virtual_time
+async def test_a_group_that_becomes_nobodys_while_the_command_waits_is_left_alone():
+    bench = Bench()
+
+    def exclude() -> None:
+        bench.directory.decisions[group()] = Excluded("excluded since")
+
+    bench.turn.meanwhile = exclude
+    await bench.work(ensure(**FRESH))
+    assert bench.log_groups.calls == []
+    assert bench.outcome["state"] == "excluded"
+
+
+# -- the key
+
+
+@virtual_time
+async def test_a_key_that_cannot_be_used_costs_no_call():
+    bench = Bench()
+    bench.keys.add(key_of(), state="Disabled")
+    await bench.work(ensure(**FRESH))
+    assert bench.log_groups.calls == []
+    assert not bench.turn.calls
+    assert (bench.outcome["state"], bench.outcome["attempts"]) == ("deferred", 0)
+    assert bench.outcome["failure"]["class"] == "key-not-found"
+    assert "enable it" in bench.outcome["detail"]
+
+
+@virtual_time
+async def test_a_key_is_not_looked_at_for_a_group_that_is_under_it():
+    bench = Bench()
+    bench.keys.add(key_of(), state="Disabled")
+    bench.log_groups.keys[group()] = key_of()
+    await bench.work(ensure(trigger=Trigger.SWEEP, at_ms=NOW_MS))
+    assert bench.outcome["state"] == "already-sealed"
+    assert bench.keys.inspected == []
+
+
+@pytest.mark.parametrize("failure", [FailureClass.THROTTLED, FailureClass.UNREACHABLE, FailureClass.NOT_AUTHORIZED])
+@virtual_time
+async def test_a_key_that_cannot_be_looked_at_is_used_all_the_same(failure: FailureClass):
+    bench = Bench()
+    bench.keys.failure = failure
+    await bench.work(ensure(**FRESH))
+    assert bench.outcome["state"] == "sealed"
+
+
+@pytest.mark.parametrize("failure", [FailureClass.KEY_NOT_USABLE, FailureClass.KEY_NOT_FOUND])
+@virtual_time
+async def test_a_refusal_is_explained_by_a_new_look_at_the_key(failure: FailureClass):
+    bench = Bench()
+    bench.keys.add(key_of(), policy='{"Statement": []}')
+    bench.log_groups.failures[group()].append(failure)
+    await bench.work(ensure(**FRESH))
+    assert bench.keys.forgotten == [(key_of(), group())]
+    assert bench.outcome["detail"].startswith("as told; ")
+    assert "logs.eu-west-1.amazonaws.com" in bench.outcome["detail"], "the principal that the policy has to name"
+
+
+@pytest.mark.parametrize("key", [None, OTHER_KEY, key_of()])
+@virtual_time
+async def test_an_alias_stands_for_its_key(key: KeyArn | None):
+    bench = Bench()
+    alias = KeyAlias("arn:aws:kms:eu-west-1:111122223333:alias/tenant-a")
+    bench.keys.add(key_of())
+    bench.keys.aliases[alias] = key_of()
+    bench.directory.decisions[group()] = Owned(TENANT, alias, "by its alias")
+    bench.log_groups.keys[group()] = key
+    await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS))
+    assert bench.outcome["state"] == ("already-sealed" if key == key_of() else "sealed")
+    assert bench.outcome["key"] == key_of()
+    assert [call.key for call in bench.log_groups.calls] == ([] if key == key_of() else [key_of()])
+
+
+@virtual_time
+async def test_an_alias_that_stands_for_nothing_is_the_tenants_to_mend():
+    bench = Bench()
+    alias = KeyAlias("arn:aws:kms:eu-west-1:111122223333:alias/gone")
+    bench.directory.decisions[group()] = Owned(TENANT, alias, "by its alias")
+    await bench.work(ensure(**FRESH))
+    assert bench.log_groups.calls == []
+    assert bench.outcome["failure"]["class"] == "key-not-found"
+
+
+# -- who is told
+
+
+@virtual_time
+async def test_an_outcome_is_passed_on_once_it_is_durable():
+    bench = Bench()
+    bench.publisher.stall(OUTCOMES)
+    work = asyncio.create_task(bench.work(ensure(**FRESH)))
+    await asyncio.sleep(60)
+    assert bench.told == []
+    bench.publisher.resume()
+    await work
+    assert [(outcome.log_group, outcome.state) for outcome in bench.told] == [(group(), State.SEALED)]
+
+
+# -- who else changes it
+
+
+@pytest.mark.parametrize("trigger", [Trigger.KEY_DISASSOCIATED, Trigger.KEY_ASSOCIATED, Trigger.VERIFY])
+@virtual_time
+async def test_a_contested_group_is_brought_back_at_once_three_times_and_then_later_and_later(trigger: Trigger):
+    bench = Bench()
+    change = ensure(trigger=trigger, at_ms=NOW_MS, caller="arn:aws:sts::111122223333:assumed-role/terraform/ci")
+    for number in range(3):
+        await bench.work(change)
+        assert len(bench.log_groups.calls) == number + 1
+    for number in range(5):
+        bench.publisher.records.clear()
+        assert await bench.work(change) is None
+        assert len(bench.log_groups.calls) == 3 + number
+        assert (bench.outcome["state"], bench.outcome["failure"]["class"]) == ("deferred", "contested")
+        assert bench.outcome["flips"] == 3 + number
+        assert "assumed-role/terraform/ci" in bench.outcome["detail"]
+        delay_s = DELAYS_S[min(number, len(DELAYS_S) - 1)]
+        assert bench.outcome["retry_in_s"] == delay_s
+        (record,) = [record for record in bench.publisher.records if record.topic in RETRIES]
+        await bench.work(EnsureCommand.from_bytes(record.value))  # when its time has come
+        assert len(bench.log_groups.calls) == 4 + number
+
+
+@pytest.mark.parametrize("trigger", [Trigger.CREATED, Trigger.REQUEST, Trigger.SWEEP, Trigger.TAGGED])
+@virtual_time
+async def test_whoever_else_asks_does_not_wait_for_a_contest(trigger: Trigger):
+    bench = Bench()
+    for _ in range(5):
+        await bench.work(ensure(trigger=trigger, at_ms=NOW_MS))
+    assert len(bench.log_groups.calls) == 5
+
+
+@virtual_time
+async def test_a_contest_is_forgotten_after_an_hour_of_quiet():
+    bench = Bench()
+    change = ensure(trigger=Trigger.KEY_DISASSOCIATED, at_ms=NOW_MS)
+    for _ in range(3):
+        await bench.work(change)
+    await asyncio.sleep(3600)
+    bench.publisher.records.clear()
+    await bench.work(change)
+    assert bench.outcome["state"] == "sealed"
+
+
+# -- dry runs
+
+
 @virtual_time
 async def test_a_dry_run_says_what_it_would_do_and_does_nothing():
     bench = Bench(is_dry_run=True)
-    assert await bench.work(ensure()) is None
+    assert await bench.work(ensure(**FRESH)) is None
     assert bench.log_groups.calls == []
     assert (bench.outcome["state"], bench.outcome["is_dry_run"]) == ("would-seal", True)
     assert bench.outcome["detail"] == "everything is tenant-a's"
-    assert bench.turn.spent == 0
-    assert not bench.turn.has_token, "it was given back"
+    assert not bench.turn.calls
 
 
 @pytest.mark.parametrize("is_dry_run", [False, True])
@@ -283,12 +533,11 @@ async def test_a_dry_run_says_what_it_would_do_and_does_nothing():
 async def test_a_registry_that_is_away_holds_the_command_and_writes_nothing(is_dry_run: bool):
     bench = Bench(is_dry_run=is_dry_run)
     bench.directory.failure = FailureClass.REGISTRY_UNAVAILABLE
-    held = await bench.work(ensure(requests=REQUEST_IDS))
+    held = await bench.work(ensure(requests=REQUEST_IDS, **FRESH))
     assert held == Held(FailureClass.REGISTRY_UNAVAILABLE, "the registry is away")
     assert bench.topics == {}
     assert bench.observer.outcomes == []
-    assert bench.turn.spent == 0
-    assert not bench.turn.has_token, "it was given back"
+    assert not bench.turn.calls
 
 
 # -- what becomes of each failure, however often the command has been deferred
@@ -333,7 +582,7 @@ def check_end(bench: Bench, command: EnsureCommand, failure: FailureClass, held:
     assert record.key == command.partition_key
     if state is State.DEFERRED:
         delay_s = DELAYS_S[RETRIES.index(topic)]
-        assert record.value == command.deferred().to_bytes()
+        assert record.value == command.deferred(is_strike=failure.recourse is Recourse.DEFER).to_bytes()
         assert bench.outcome["retry_in_s"] == delay_s
         due_in_ms = int(headers[DUE_HEADER]) - bench.outcome["at_ms"]
         assert due_in_ms == pytest.approx(delay_s * 1000)
@@ -343,12 +592,12 @@ def check_end(bench: Bench, command: EnsureCommand, failure: FailureClass, held:
 
 
 @pytest.mark.parametrize("deferrals", [0, 1, 2, 3, 50])
-@pytest.mark.parametrize("failure", FailureClass)
+@pytest.mark.parametrize("failure", FAILURES)
 @virtual_time
 async def test_every_failure_of_a_call_leads_where_the_table_says(failure: FailureClass, deferrals: int):
     bench = Bench()
     bench.log_groups.failure = failure
-    command = ensure(requests=REQUEST_IDS, deferrals=deferrals, shown_key="")
+    command = ensure(requests=REQUEST_IDS, deferrals=deferrals, strikes=deferrals, at_ms=NOW_MS, shown_key="")
     held = await bench.work(command)
     check_end(bench, command, failure, held)
     assert len(bench.log_groups.calls) == (ATTEMPTS if failure.is_retried_in_place else 1)
@@ -359,12 +608,12 @@ async def test_every_failure_of_a_call_leads_where_the_table_says(failure: Failu
 
 
 @pytest.mark.parametrize("deferrals", [0, 1, 2, 3, 50])
-@pytest.mark.parametrize("failure", FailureClass)
+@pytest.mark.parametrize("failure", FAILURES)
 @virtual_time
 async def test_every_reason_not_to_decide_leads_where_the_table_says(failure: FailureClass, deferrals: int):
     bench = Bench()
     bench.directory.decisions[group()] = Undecided(failure, "two rules match", TENANT)
-    command = ensure(requests=REQUEST_IDS, deferrals=deferrals)
+    command = ensure(requests=REQUEST_IDS, deferrals=deferrals, strikes=deferrals, at_ms=NOW_MS, shown_key="")
     held = await bench.work(command)
     check_end(bench, command, failure, held)
     assert bench.log_groups.calls == []
@@ -378,10 +627,10 @@ async def test_every_reason_not_to_decide_leads_where_the_table_says(failure: Fa
 
 @virtual_time
 async def test_without_retry_topics_nothing_is_lost_either():
-    for failure in FailureClass:
+    for failure in FAILURES:
         bench = Bench(delays_s=())
         bench.log_groups.failure = failure
-        held = await bench.work(ensure())
+        held = await bench.work(ensure(**FRESH))
         assert (held is not None) == (failure.recourse in (Recourse.HOLD, Recourse.DEFER_ALWAYS))
         assert set(bench.topics) <= {OUTCOMES, DEAD_LETTERS}
         assert (DEAD_LETTERS in bench.topics) == (failure.recourse in (Recourse.DEFER, Recourse.DEAD_LETTER))
@@ -392,7 +641,7 @@ async def test_past_the_limit_of_dead_letters_a_command_is_left_as_it_is():
     bench = Bench(max_dead_letters=0)
     bench.log_groups.failure = FailureClass.INVALID_REQUEST
     with pytest.raises(GivenUpError):
-        await bench.work(ensure(requests=REQUEST_IDS))
+        await bench.work(ensure(requests=REQUEST_IDS, **FRESH))
     assert bench.topics == {}
     assert bench.observer.outcomes == []
     assert len(bench.observer.stops) == 1
@@ -402,10 +651,29 @@ async def test_past_the_limit_of_dead_letters_a_command_is_left_as_it_is():
 
 
 @virtual_time
+async def test_a_command_that_finds_out_whether_a_fault_is_over_tries_once():
+    bench = Bench()
+    bench.turn.probing = True
+    bench.log_groups.failure = FailureClass.UNREACHABLE
+    held = await bench.work(ensure(**FRESH))
+    assert held is not None
+    assert len(bench.log_groups.calls) == 1
+
+
+@virtual_time
+async def test_a_fault_of_its_own_is_tried_again_even_then():
+    bench = Bench()
+    bench.turn.probing = True
+    bench.log_groups.failures[group()].append(FailureClass.OPERATION_ABORTED)
+    await bench.work(ensure(**FRESH))
+    assert bench.outcome["state"] == "sealed"
+
+
+@virtual_time
 async def test_a_call_that_fails_for_a_moment_is_tried_again():
     bench = Bench()
     bench.log_groups.failures[group()].extend([FailureClass.OPERATION_ABORTED, FailureClass.SERVICE_UNAVAILABLE])
-    assert await bench.work(ensure()) is None
+    assert await bench.work(ensure(**FRESH)) is None
     assert (bench.outcome["state"], bench.outcome["attempts"]) == ("sealed", 3)
     assert "failure" not in bench.outcome
     assert [failure for _, failure, _ in bench.observer.calls] == [
@@ -419,7 +687,7 @@ async def test_a_call_that_fails_for_a_moment_is_tried_again():
 async def test_a_failure_that_time_does_not_mend_ends_the_tries():
     bench = Bench()
     bench.log_groups.failures[group()].extend([FailureClass.SERVICE_UNAVAILABLE, FailureClass.KEY_NOT_FOUND])
-    assert await bench.work(ensure()) is None
+    assert await bench.work(ensure(**FRESH)) is None
     assert len(bench.log_groups.calls) == 2
     assert bench.outcome["failure"]["class"] == "key-not-found"
 
@@ -430,7 +698,7 @@ async def test_the_waits_in_between_grow_and_have_a_limit():
     for _ in range(30):
         bench = Bench(attempts=8)
         bench.log_groups.failure = FailureClass.SERVICE_UNAVAILABLE
-        await bench.work(ensure())
+        await bench.work(ensure(**FRESH))
         assert len(bench.turn.waits) == 7
         for number, wait_s in enumerate(bench.turn.waits):
             assert 0 <= wait_s <= min(0.5 * 2**number, MAX_WAIT_S)
@@ -444,7 +712,7 @@ async def test_each_throttle_slows_the_lane_and_nothing_else_does():
     bench.log_groups.failures[group()].extend(
         [FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.THROTTLED]
     )
-    await bench.work(ensure())
+    await bench.work(ensure(**FRESH))
     assert bench.turn.throttles == 2
 
 
@@ -454,7 +722,7 @@ async def test_commands_worked_at_once_count_their_attempts_each_for_itself():
     names = [str(number) for number in range(20)]
     for number, name in enumerate(names):
         bench.log_groups.failures[group(name)].extend([FailureClass.SERVICE_UNAVAILABLE] * (number % 4))
-    await asyncio.gather(*(bench.worker.work(ensure(name), RecordingTurn()) for name in names))
+    await asyncio.gather(*(bench.worker.work(ensure(name, **FRESH), RecordingTurn()) for name in names))
     outcomes = {body["log_group"]: body for body in map(json.loads, bench.publisher.values(OUTCOMES))}
     assert {name: outcomes[name]["attempts"] for name in names} == {name: int(name) % 4 + 1 for name in names}
     assert {body["state"] for body in outcomes.values()} == {"sealed"}
@@ -510,7 +778,7 @@ async def test_nothing_counts_as_done_until_every_record_of_it_is_durable(failur
     bench = Bench()
     bench.log_groups.failure = failure
     bench.publisher.stall(topic)
-    work = asyncio.create_task(bench.work(ensure(requests=REQUEST_IDS)))
+    work = asyncio.create_task(bench.work(ensure(requests=REQUEST_IDS, **FRESH)))
     await asyncio.sleep(3600)
     assert not work.done()
     assert bench.observer.outcomes == []
@@ -545,7 +813,7 @@ async def test_a_cancelled_command_stops_where_it_is(stage: str):
             bench.publisher.stall(RETRIES[0])
         case _:
             raise AssertionError(stage)
-    work = asyncio.create_task(bench.work(ensure(requests=REQUEST_IDS)))
+    work = asyncio.create_task(bench.work(ensure(requests=REQUEST_IDS, **FRESH)))
     await asyncio.sleep(50)
     calls = len(bench.log_groups.calls)
     work.cancel()
@@ -562,7 +830,7 @@ async def test_a_cancelled_command_stops_where_it_is(stage: str):
 async def test_a_call_that_was_cut_off_is_not_counted_as_one_that_went_well():
     bench = Bench()
     bench.log_groups.latency_s = 100
-    work = asyncio.create_task(bench.work(ensure()))
+    work = asyncio.create_task(bench.work(ensure(**FRESH)))
     await asyncio.sleep(50)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -577,7 +845,7 @@ async def test_a_command_that_is_given_up_while_it_waits_writes_nothing():
     bench.turn.gives_up = True
     bench.log_groups.failure = FailureClass.SERVICE_UNAVAILABLE
     with pytest.raises(GivenUpError):
-        await bench.work(ensure(requests=REQUEST_IDS))
+        await bench.work(ensure(requests=REQUEST_IDS, **FRESH))
     assert bench.topics == {}
     assert bench.observer.outcomes == []
 
@@ -596,7 +864,7 @@ async def test_an_exception_that_nobody_foresaw_is_a_bug_and_passes(where: str, 
     else:
         bench.publisher.failure = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
-        await bench.work(ensure())
+        await bench.work(ensure(**FRESH))
     assert bench.topics == {}
     assert bench.observer.outcomes == []
     assert bench.observer.calls == ([(LANE, None, 0.25)] if where == "publisher" else [])

@@ -1,0 +1,148 @@
+"""Pause and resume of the whole service: an operator's word, written to Kafka, and followed by every replica.
+
+Only what comes back over the topic counts, also for the replica that wrote it: the order of the log is the order of the words. A
+paused replica goes on reading, answering and taking requests; it starts nothing and calls nobody.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from service.dispatcher import Dispatcher
+from service.domain.control import KEY, MalformedControlRecordError, Paused, Resumed, Word, word_from_record
+from service.ports import Clock, OutgoingRecord, Publisher
+from service.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S
+
+_log = structlog.get_logger(__name__)
+
+
+class NotAcknowledgedError(Exception):
+    """Kafka has not acknowledged the word in time. It may be written yet."""
+
+
+class CatchingUpError(Exception):
+    """This replica has not read the control topic to its end, so it cannot tell the last word."""
+
+
+class Control:
+    """The last word, and what follows from it.
+
+    `caught_up` returns when everything that was on the control topic at the time of the call has come through `apply`; it waits while
+    the broker is away. Time limits are in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        clock: Clock,
+        topic: str,
+        caught_up: Callable[[], Awaitable[None]],
+        ack_timeout_s: float = ACK_TIMEOUT_S,
+        catch_up_timeout_s: float = CATCH_UP_TIMEOUT_S,
+    ) -> None:
+        self._publisher = publisher
+        self._clock = clock
+        self._topic = topic
+        self._caught_up = caught_up
+        self._ack_timeout_s = ack_timeout_s
+        self._catch_up_timeout_s = catch_up_timeout_s
+        self._word: Word | None = None
+        self._dispatcher: Dispatcher | None = None
+        self.is_known = False
+        self.changed_at = float("-inf")
+
+    # -- what there is to see
+
+    @property
+    def paused(self) -> Paused | None:
+        """Who paused the service, when and why; None while it is to work, as far as this replica knows."""
+        return self._word if isinstance(self._word, Paused) else None
+
+    async def last_word(self) -> Word | None:
+        """The last word that is on the topic now, None where there is none. Raises CatchingUpError after `catch_up_timeout_s`."""
+        try:
+            async with asyncio.timeout(self._catch_up_timeout_s):
+                await self._caught_up()
+        except TimeoutError as e:
+            raise CatchingUpError from e
+        return self._word
+
+    # -- what follows from it
+
+    def governs(self, dispatcher: Dispatcher) -> None:
+        """Let a dispatcher work only while the service is not paused."""
+        self._dispatcher = dispatcher
+        if self.paused:
+            dispatcher.suspend()
+
+    async def known(self) -> None:
+        """Return once the last word is known and heeded; waits while the broker is away. From then on changes are logged."""
+        await self._caught_up()
+        if not self.is_known:
+            self.is_known = True
+            if self.paused:
+                self._tell()
+
+    def apply(self, key: bytes | None, value: bytes | None) -> None:
+        """Take in a record of the control topic; no value means a word that was deleted. One that is not ours is logged and passed over."""
+        try:
+            word = word_from_record(key, value)
+        except MalformedControlRecordError as e:
+            _log.warning("control_record_skipped", topic=self._topic, reason=str(e))
+            return
+        before, self._word = self._word, word
+        if word == before:
+            return
+        was_paused = isinstance(before, Paused)
+        if was_paused != (self.paused is not None):
+            self.changed_at = self._clock.now()
+            if self._dispatcher is not None:
+                if was_paused:
+                    self._dispatcher.resume()
+                else:
+                    self._dispatcher.suspend()
+        if self.is_known and (was_paused or self.paused):
+            self._tell()
+
+    def _tell(self) -> None:
+        match self._word:
+            case Paused(by=by, reason=reason):
+                _log.warning("service_paused", by=by, reason=reason)
+            case Resumed(by=by):
+                _log.warning("service_resumed", by=by)
+            case None:
+                _log.warning("service_resumed", by=None, reason="the record on the control topic was deleted")
+
+    # -- what is said
+
+    async def pause(self, *, by: str, reason: str) -> Paused:
+        """Pause the service, all replicas; returns once Kafka has acknowledged it.
+
+        Asked again by the same caller for the same reason it stays the same pause. Raises InvalidReasonError, and NotAcknowledgedError
+        after `ack_timeout_s`. A pause that is cancelled may be in force all the same.
+        """
+        pause = Paused.of(by=by, at_ms=self._clock.epoch_ms(), reason=reason)
+        if (now := self.paused) is not None and (now.by, now.reason) == (pause.by, pause.reason):
+            pause = now  # written again all the same: another replica's word may be on its way here
+        await self._say(pause)
+        return pause
+
+    async def resume(self, *, by: str) -> Resumed:
+        """Let all replicas work; returns once Kafka has acknowledged it. Raises and repeats as `pause` does."""
+        resumed = Resumed(by=by, at_ms=self._clock.epoch_ms())
+        if isinstance(self._word, Resumed):
+            resumed = self._word
+        await self._say(resumed)
+        return resumed
+
+    async def _say(self, word: Word) -> None:
+        try:
+            async with asyncio.timeout(self._ack_timeout_s):
+                await self._publisher.publish(OutgoingRecord(self._topic, KEY, word.to_bytes()))
+        except TimeoutError as e:
+            raise NotAcknowledgedError from e
+        with contextlib.suppress(CatchingUpError):  # so that who asks this replica next is told of it
+            await self.last_word()

@@ -1,0 +1,229 @@
+"""One ensure: resolve the tenant and the key, look at the group, associate with retries. Everything here is over the ports."""
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar, assert_never
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from service.dispatcher import Turn
+from service.domain.command import EnsureCommand, Trigger
+from service.domain.history import MAX_FLIPS, History
+from service.domain.key import UnusableKey
+from service.domain.log_group import KeyArn, LogGroup, key_arn_in
+from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
+from service.domain.pacing import Quota
+from service.domain.tenancy import Excluded, Owned, Undecided
+from service.observations import Observations
+from service.ports import Clock, Keys, LogGroups, Observer, TenantDirectory
+
+_T = TypeVar("_T")
+
+# Somebody else may have changed the key: what is not as it should be then is a flip. (A new group without a key is not.)
+_CHANGES: Final = frozenset({Trigger.KEY_ASSOCIATED, Trigger.KEY_DISASSOCIATED, Trigger.VERIFY})
+
+_KEEP_OLD_KEY: Final = "data written before stay under the old key: keep it enabled for as long as they are retained"
+_FIRST_WAIT_S: Final = 0.5  # the longest first wait between two tries; then twice that, and so on
+_OF_THE_KEY: Final = frozenset({FailureClass.KEY_NOT_USABLE, FailureClass.KEY_NOT_FOUND})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How commands are worked. `attempts` is how often a call is tried in place, `max_wait_s` the longest wait in between.
+
+    What an event shows of a group's key is believed for `observe_after_s` seconds; after that AWS is asked. A contested group waits
+    only if `is_damped`. A dry run does all but the call.
+    """
+
+    attempts: int
+    max_wait_s: float
+    observe_after_s: float
+    is_damped: bool = True
+    is_dry_run: bool = False
+
+
+class _DecidedAnewError(Exception):
+    """While the command waited for its token, the registry came to say something else of its log group."""
+
+
+class Ensure:
+    """Ensures single log groups, any number concurrently."""
+
+    def __init__(
+        self,
+        *,
+        directory: TenantDirectory,
+        log_groups: LogGroups,
+        keys: Keys,
+        clock: Clock,
+        observer: Observer,
+        policy: Policy,
+    ) -> None:
+        self._directory = directory
+        self._log_groups = log_groups
+        self._keys = keys
+        self._observations = Observations(log_groups)
+        self._clock = clock
+        self._observer = observer
+        self._policy = policy
+        self._history = History()
+
+    @property
+    def is_dry_run(self) -> bool:
+        return self._policy.is_dry_run
+
+    async def __call__(self, command: EnsureCommand, turn: Turn) -> Outcome:
+        """Bring one group under its tenant's key. State FAILED stands for any failure: what that leads to is decided elsewhere.
+
+        Idempotent: a repeated or cancelled run may associate again, with the key that is the tenant's by then. Raises GivenUpError.
+        """
+        outcome = partial(Outcome, log_group=command.log_group)
+        try:
+            tags = await self._tags(command, turn)
+            decision = await self._directory.decide(command.log_group, tags)
+        except CallFailedError as e:
+            return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
+        match decision:
+            case Excluded(reason):
+                return outcome(state=State.EXCLUDED, detail=reason)
+            case Undecided(failure, detail, tenant):
+                return outcome(state=State.FAILED, tenant=tenant, failure=failure, detail=detail)
+            case Owned():
+                try:
+                    return await self._seal(command, tags, decision, turn)
+                except _DecidedAnewError:
+                    return await self(command, turn)
+            case _:
+                assert_never(decision)
+
+    async def _tags(self, command: EnsureCommand, turn: Turn) -> Mapping[str, str] | None:
+        """Where its tags matter they are looked up: those that a trigger shows are its sender's word, and old."""
+        if not await self._directory.depends_on_tags(command.log_group):
+            return command.tags
+
+        async def look_up() -> Mapping[str, str]:
+            async with turn.call(Quota.TAGS):
+                return await self._log_groups.tags_of(command.log_group)
+
+        return await self._persist(look_up, turn)
+
+    async def _seal(self, command: EnsureCommand, tags: Mapping[str, str] | None, owned: Owned, turn: Turn) -> Outcome:
+        """Bring the group under its tenant's key, unless it is there already."""
+        outcome = partial(Outcome, log_group=command.log_group, tenant=owned.tenant)
+        right_key = key_arn_in(owned.key)
+        if right_key is None:  # an alias: what AWS shows of a group is always the key's own ARN
+            finding = await self._keys.inspect(owned.key, command.log_group)
+            if isinstance(finding, UnusableKey):
+                return outcome(state=State.FAILED, failure=finding.failure, detail=finding.detail)
+            right_key = finding.key
+        outcome = partial(outcome, key=right_key)
+        key, who = command.shown_key, "the event"
+        if not self._is_told(command, right_key):
+            try:
+                key, who = await self._persist(partial(self._observations.key_of, command.log_group, turn), turn), "AWS"
+            except CallFailedError as e:
+                return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
+        others = (shown for shown in (key, command.shown_key) if shown and shown != right_key)
+        outcome = partial(outcome, old_key=next(others, None))
+        if key == right_key:
+            return outcome(state=State.ALREADY_SEALED, detail=f"{who} shows the right key")
+        finding = await self._keys.inspect(owned.key, command.log_group)
+        if isinstance(finding, UnusableKey):
+            return outcome(state=State.FAILED, failure=finding.failure, detail=finding.detail)
+        flips = self._history.flips(command.log_group, self._clock.now())
+        outcome = partial(outcome, flips=flips)
+        if self._policy.is_dry_run:
+            return outcome(state=State.WOULD_SEAL, detail=owned.rule)
+        if self._is_to_wait(command, flips):
+            who = f"; the last time it was {command.caller}" if command.caller else ""
+            detail = f"brought back {flips} times within the hour{who}"
+            return outcome(state=State.FAILED, failure=FailureClass.CONTESTED, detail=detail)
+        return await self._associate(command, tags, owned, finding.key, outcome, turn)
+
+    def _is_told(self, command: EnsureCommand, right_key: KeyArn) -> bool:
+        """Whether the trigger itself tells which key the group has: it names the right one, or is of a group made this minute."""
+        age_s = (self._clock.epoch_ms() - command.accepted_at_ms) / 1000
+        if command.shown_key is None or age_s >= self._policy.observe_after_s:
+            return False
+        is_new = command.trigger is Trigger.CREATED and not self._history.has(command.log_group)
+        return is_new or command.shown_key == right_key
+
+    def _is_to_wait(self, command: EnsureCommand, flips: int) -> bool:
+        is_first = command.trigger in _CHANGES and not command.deferrals
+        return self._policy.is_damped and is_first and flips >= MAX_FLIPS
+
+    async def _associate(
+        self,
+        command: EnsureCommand,
+        tags: Mapping[str, str] | None,
+        owned: Owned,
+        key: KeyArn,
+        outcome: "partial[Outcome]",
+        turn: Turn,
+    ) -> Outcome:
+        log_group, attempts = command.log_group, 0
+
+        async def associate() -> None:
+            nonlocal attempts
+            async with turn.call(Quota.ASSOCIATE):
+                if await self._directory.decide(log_group, tags) != owned:
+                    raise _DecidedAnewError
+                attempts += 1
+                await self._call(log_group, key)
+
+        try:
+            await self._persist(associate, turn)
+        except CallFailedError as e:
+            detail = f"{e.detail}; {await self._about(owned, log_group)}" if e.failure in _OF_THE_KEY else e.detail
+            return outcome(state=State.FAILED, attempts=attempts, failure=e.failure, detail=detail)
+        self._history.sealed(log_group, self._clock.now(), is_flip=command.trigger in _CHANGES)
+        detail = _KEEP_OLD_KEY if outcome.keywords["old_key"] else ""
+        return outcome(state=State.SEALED, attempts=attempts, detail=detail)
+
+    async def _about(self, owned: Owned, log_group: LogGroup) -> str:
+        """What there is to say of a key that AWS refused, although nothing spoke against it."""
+        self._keys.forget(owned.key, log_group)
+        finding = await self._keys.inspect(owned.key, log_group)
+        return finding.detail if isinstance(finding, UnusableKey) else finding.explain(log_group)
+
+    async def _call(self, log_group: LogGroup, key: KeyArn) -> None:
+        started = self._clock.now()
+        try:
+            await self._log_groups.associate(log_group, key)
+        except CallFailedError as e:
+            self._observer.call_made(log_group.lane, failure=e.failure, seconds=self._clock.now() - started)
+            raise
+        self._observer.call_made(log_group.lane, failure=None, seconds=self._clock.now() - started)
+
+    async def _persist(self, call: Callable[[], Awaitable[_T]], turn: Turn) -> _T:
+        """Make a call, and make it again with full jitter while its failure may pass, each time with a token of its own.
+
+        A command that finds out whether a fault of the whole lane is over tries once.
+        """
+        try:
+            return await call()  # tenacity costs as much as a quarter of a call: it is for those that fail
+        except CallFailedError as e:
+            if self._is_enough(e, 1, turn):
+                raise
+        await turn.pause(random.uniform(0, min(_FIRST_WAIT_S, self._policy.max_wait_s)))  # noqa: S311  no secret
+        return await AsyncRetrying(  # an instance a use: a shared one keeps its attempts between tasks
+            retry=retry_if_exception_type(CallFailedError),
+            stop=lambda state: self._is_enough(
+                state.outcome.exception() if state.outcome else None, state.attempt_number + 1, turn
+            ),
+            wait=wait_random_exponential(multiplier=2 * _FIRST_WAIT_S, max=self._policy.max_wait_s),
+            sleep=turn.pause,
+            reraise=True,
+        )(call)
+
+    def _is_enough(self, error: BaseException | None, attempts: int, turn: Turn) -> bool:
+        if not isinstance(error, CallFailedError):
+            return False
+        is_the_lanes = error.failure.recourse is Recourse.HOLD
+        return (
+            not error.failure.is_retried_in_place
+            or attempts >= self._policy.attempts
+            or (is_the_lanes and turn.is_probing)
+        )

@@ -1,0 +1,93 @@
+"""Pause and resume of the whole service, over REST."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.control import CatchingUpError, Control, NotAcknowledgedError
+from service.domain.control import MAX_REASON, InvalidReasonError, Word
+from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
+from service.http.status import PauseState
+from service.http.tokens import GUARDED, REFUSALS, bearer
+
+_EXAMPLES: dict[str, Any] = {
+    "incident": {
+        "summary": "While somebody looks into something",
+        "value": {"reason": "Keys of payments are being replaced, see INC-1234"},
+    },
+}
+_WRITING = (ProblemType.NOT_READY, ProblemType.KAFKA_SILENT)
+
+
+class NewPause(BaseModel):
+    """Why the service is to pause."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(
+        description=f"For whoever wonders why nothing happens: one line of at most {MAX_REASON} characters."
+    )
+
+
+def pause_routes(*, control: Control, not_ready_reason: Callable[[], str | None]) -> APIRouter:
+    """`/v1/pause`, for an app that guards it."""
+    routes = APIRouter(prefix=f"{GUARDED}/pause", tags=["operations"], dependencies=[Depends(bearer)])
+
+    @routes.get(
+        "",
+        response_model=PauseState,
+        response_description="The last word.",
+        responses=documented(*REFUSALS, ProblemType.CATCHING_UP),
+    )
+    async def is_paused() -> JSONResponse:
+        """See whether the service is paused, by whom, since when and why. Any replica answers for all."""
+        try:
+            return _answer(await control.last_word())
+        except CatchingUpError as e:
+            raise ProblemError(ProblemType.CATCHING_UP) from e
+
+    @routes.put(
+        "",
+        response_model=PauseState,
+        response_description="Kafka has it; every replica stops within a second or so.",
+        responses=documented(
+            *REFUSALS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE, ProblemType.NOT_JSON, *_WRITING
+        ),
+    )
+    async def pause(request: Request, body: Annotated[NewPause, Body(openapi_examples=_EXAMPLES)]) -> JSONResponse:
+        """Pause the whole service, restarts included, until it is resumed. Calls that are under way end."""
+        _require_ready()
+        try:
+            return _answer(await control.pause(by=request.state.caller, reason=body.reason))
+        except InvalidReasonError as e:
+            error = FieldError(detail=str(e), pointer=pointer("reason"))
+            raise ProblemError(ProblemType.INVALID_REQUEST, errors=[error]) from e
+        except NotAcknowledgedError as e:
+            raise ProblemError(ProblemType.KAFKA_SILENT) from e
+
+    @routes.delete(
+        "",
+        response_model=PauseState,
+        response_description="Kafka has it; every replica goes on within a second or so.",
+        responses=documented(*REFUSALS, *_WRITING),
+    )
+    async def resume(request: Request) -> JSONResponse:
+        """Let the whole service go on. One that is not paused stays as it is."""
+        _require_ready()
+        try:
+            return _answer(await control.resume(by=request.state.caller))
+        except NotAcknowledgedError as e:
+            raise ProblemError(ProblemType.KAFKA_SILENT) from e
+
+    def _require_ready() -> None:
+        if (reason := not_ready_reason()) is not None:
+            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+
+    return routes
+
+
+def _answer(word: Word | None) -> JSONResponse:
+    return JSONResponse(PauseState.of(word).model_dump(), headers={"Cache-Control": "no-store"})

@@ -1,0 +1,183 @@
+"""Sweeps over HTTP: ask for every log group of some lanes to be looked at, and see how far that has come."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from fastapi import APIRouter, Body, Depends, Header, Path, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.domain.log_group import InvalidIdentityError, TenantId, account_id, region_name
+from service.domain.outcome import CallFailedError
+from service.domain.sweep_book import SweepStatus
+from service.http.prefer import preferred_wait_s
+from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
+from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.ports import RecordTooLargeError, TenantDirectory
+from service.requests import CatchingUpError, NotAcknowledgedError
+from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
+
+_EXAMPLES: dict[str, Any] = {
+    "rekey": {"summary": "All log groups of a tenant whose key has changed", "value": {"tenant": "acme"}},
+    "lane": {
+        "summary": "Everything in one account and Region",
+        "value": {"accounts": ["111122223333"], "regions": ["eu-west-1"]},
+    },
+    "everything": {"summary": "Everything", "value": {}},
+}
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class NewSweep(BaseModel):
+    """What to sweep: of all that the registry lists, only what is named here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    accounts: list[str] = Field([], description="Account ids; all that the registry lists where it is left out.")
+    regions: list[str] = Field([], description="Regions; all that have a tenant's key where it is left out.")
+    tenant: str | None = Field(
+        None, description="Only this tenant's log groups, where its rules and its keys are: its re-key."
+    )
+
+
+class SweptLanes(BaseModel):
+    """Accounts and Regions, as numbers."""
+
+    total: int
+    pending: int = Field(description="Not done yet.")
+    failed: int = Field(description="Given up: `failed_lanes` says why.")
+
+
+class FailedLane(BaseModel):
+    """An account and Region that could not be swept."""
+
+    lane: str = Field(description="`ACCOUNT:REGION`.")
+    failure: str = Field(alias="class", description="The failure class.")
+    detail: str
+
+
+class SweepDocument(BaseModel):
+    """A sweep as it stands."""
+
+    id: str
+    state: str = Field(
+        description="`done` when every log group was looked at and worked once, until then `pending`. What is `deferred` comes back by itself."
+    )
+    caller: str = Field(description="Who asked, by the name of the token; `logwarden` where it was the service itself.")
+    asked_at: str = Field(description="When, in UTC.")
+    tenant: str | None = Field(description="Whose log groups alone are ensured.")
+    counts: dict[str, int] = Field(
+        description="Log groups by what became of them: a state of the outcome, `other-tenant`, or the failure class of those that got no key."
+    )
+    old_keys: dict[str, int] = Field(
+        description="Other keys that log groups were under, and how many were. Data written before stay under them: keep them enabled."
+    )
+    lanes: SweptLanes
+    pending_lanes: list[str] = Field(description="The first hundred that are not done.")
+    failed_lanes: list[FailedLane] = Field(description="The first hundred that were given up.")
+
+
+_Prefer = Annotated[
+    list[str],
+    Header(
+        alias="Prefer",
+        default_factory=list,
+        description="`wait=SECONDS` (RFC 7240): wait that long for the sweep to be done.",
+    ),
+]
+
+
+def sweep_routes(
+    *,
+    sweeps: SweepRequests,
+    directory: Callable[[], TenantDirectory | None],
+    not_ready_reason: Callable[[], str | None],
+    max_wait_s: float,
+) -> APIRouter:
+    """The routes of sweeps, for an app that guards them. A process without a registry (None) sweeps only what is named."""
+    routes = APIRouter(prefix=f"{GUARDED}/sweeps", tags=["sweeps"], dependencies=[Depends(bearer)])
+
+    @routes.post(
+        "",
+        name="sweep",
+        status_code=202,
+        response_model=SweepDocument,
+        response_description="Accepted: Kafka has the sweep.",
+        responses=documented(
+            *REFUSALS,
+            ProblemType.INVALID_REQUEST,
+            ProblemType.TOO_LARGE,
+            ProblemType.NOT_JSON,
+            ProblemType.NOT_READY,
+            ProblemType.REGISTRY_SILENT,
+            ProblemType.KAFKA_SILENT,
+        ),
+    )
+    async def ask(request: Request, body: Annotated[NewSweep, Body(openapi_examples=_EXAMPLES)]) -> JSONResponse:
+        """Look at every log group of some accounts and Regions, and ensure those that are not under their tenant's key."""
+        accounts = _checked(body.accounts, "accounts", account_id)
+        regions = _checked(body.regions, "regions", region_name)
+        tenant = None if body.tenant is None else TenantId(body.tenant)
+        if (reason := not_ready_reason()) is not None:
+            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+        caller: str = request.state.caller
+        try:
+            lanes = await lanes_to_sweep(directory(), accounts=accounts, regions=regions, tenant=tenant)
+            status = await sweeps.ask(lanes, tenant=tenant, caller=caller)
+        except NoLanesError as e:
+            raise ProblemError(ProblemType.INVALID_REQUEST, errors=[FieldError(detail=str(e), pointer="#")]) from e
+        except CallFailedError as e:
+            raise ProblemError(ProblemType.REGISTRY_SILENT, f"{e.detail}.") from e
+        except RecordTooLargeError as e:
+            raise ProblemError(ProblemType.TOO_LARGE, "Kafka takes no record of this size.") from e
+        except NotAcknowledgedError as e:
+            _log.warning("sweep_not_acknowledged", sweep_id=e.request_id, caller=caller)
+            raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.request_id}.") from e
+        headers = {"Cache-Control": "no-store", "Location": f"{routes.prefix}/{status.id}"}
+        return JSONResponse(status.as_dict(), status_code=202, headers=headers)
+
+    @routes.get(
+        "/{sweep_id}",
+        name="sweep status",
+        response_model=SweepDocument,
+        response_description="The sweep as it stands.",
+        responses=documented(*REFUSALS, ProblemType.UNKNOWN_SWEEP, ProblemType.CATCHING_UP),
+    )
+    async def look_up(
+        sweep_id: Annotated[str, Path(description="The `id` that the sweep was answered with.")], prefer: _Prefer
+    ) -> JSONResponse:
+        """See how far a sweep has come. Any replica answers."""
+        wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
+        status = await _looked_up(sweeps, sweep_id, wait_s)
+        if status is None:
+            raise ProblemError(ProblemType.UNKNOWN_SWEEP)
+        headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
+        if wait_s is not None:
+            headers["Preference-Applied"] = f"wait={wait_s}"
+        return JSONResponse(status.as_dict(), headers=headers)
+
+    return routes
+
+
+async def _looked_up(sweeps: SweepRequests, sweep_id: str, wait_s: int | None) -> SweepStatus | None:
+    try:
+        return await (sweeps.done(sweep_id, wait_s) if wait_s else sweeps.find(sweep_id))
+    except CatchingUpError as e:
+        raise ProblemError(ProblemType.CATCHING_UP) from e
+
+
+def _checked(values: Sequence[str], field: str, check: Callable[[object], _T]) -> list[_T]:
+    """The values that are meant. Raises ProblemError, which points at each one that cannot be."""
+    checked: list[_T] = []
+    errors = []
+    for index, value in enumerate(values):
+        try:
+            checked.append(check(value))
+        except InvalidIdentityError as e:
+            errors.append(FieldError(detail=str(e), pointer=pointer(field, index)))
+    if errors:
+        raise ProblemError(ProblemType.INVALID_REQUEST, errors=errors)
+    return checked

@@ -1,0 +1,124 @@
+"""Sweeps that nobody asks for: one in every interval, and one when the registry has other keys than at the last.
+
+The whole fleet needs one replica that asks: it is whoever owns the first partition of the work topic. What it has asked for is on
+the requests topic, so a restart or another owner asks for nothing twice, and people follow these sweeps as any other. While a
+partition changes hands two may ask: for an interval both use one id, and a second re-key finds everything right.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from service.domain.log_group import KeyRef, Lane, Region, TenantId
+from service.domain.outcome import CallFailedError
+from service.domain.sweep import repeated_sweep_id
+from service.ports import Clock, RecordTooLargeError, TenantDirectory
+from service.requests import CatchingUpError, NotAcknowledgedError
+from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
+
+INTERVAL_CALLER: Final = "logwarden, by interval"
+REKEY_CALLER: Final = "logwarden, by changed keys"
+_LOOK_S: Final = 10.0  # between two looks whether one is due: nobody waits for it, and it costs nothing while none is
+_FAILED_LOOK_S: Final = 60.0  # after one that failed: the log should say so, and not fill up with it
+
+TenantKeys = Mapping[TenantId, Mapping[Region, KeyRef]]
+_log = structlog.get_logger(__name__)
+
+
+class SweepSchedule:
+    """Asks for sweeps while `is_ours` says that it is this replica's to do. `interval_s` (seconds) is 0 for none."""
+
+    def __init__(
+        self,
+        *,
+        directory: TenantDirectory,
+        sweeps: SweepRequests,
+        clock: Clock,
+        is_ours: Callable[[], bool],
+        interval_s: float,
+        is_rekeying: bool,
+    ) -> None:
+        self._directory = directory
+        self._sweeps = sweeps
+        self._clock = clock
+        self._is_ours = is_ours
+        self._interval_ms = round(interval_s * 1000)
+        self._is_rekeying = is_rekeying
+        self._keys: TenantKeys | None = None  # as they were when all was settled
+
+    async def run(self) -> None:
+        """Ask until cancelled; what is away is waited for."""
+        wait_s = _LOOK_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = _LOOK_S
+            if not self._is_ours():
+                self._keys = None
+                continue
+            try:
+                if self._is_rekeying:
+                    await self._rekey()
+                if self._interval_ms:
+                    await self._sweep_once_an_interval()
+            except (CatchingUpError, NotAcknowledgedError, CallFailedError, NoLanesError, RecordTooLargeError) as e:
+                _log.warning("sweep_not_asked", reason=str(e) or type(e).__name__)
+                wait_s = _FAILED_LOOK_S
+
+    async def _sweep_once_an_interval(self) -> None:
+        """Intervals are counted from 1970, so that every replica means the same: a day's begins at midnight, UTC."""
+        occasion = f"{self._interval_ms} {self._clock.epoch_ms() // self._interval_ms}"
+        sweep_id = repeated_sweep_id(INTERVAL_CALLER, occasion)
+        if await self._sweeps.find(sweep_id) is None:
+            lanes = await lanes_to_sweep(self._directory, accounts=(), regions=(), tenant=None)
+            await self._sweeps.ask(lanes, tenant=None, caller=INTERVAL_CALLER, sweep_id=sweep_id)
+
+    async def _rekey(self) -> None:
+        keys = await self._directory.keys()
+        if keys is None:
+            raise NoLanesError(
+                "the registry is asked account by account: it cannot be seen here that a key has changed"
+            )
+        if keys == self._keys:
+            return
+        before, digest = self._keys, _digest(keys)
+        await self._sweeps.caught_up()
+        last = self._sweeps.latest(REKEY_CALLER)
+        if last is None or last.keys != digest:
+            is_known = before is not None and last is not None and last.keys == _digest(before)
+            changed = _changed(before, keys) if is_known and before is not None else None
+            tenant, lanes = await self._concerned(changed)
+            if lanes:
+                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER, keys=digest)
+        self._keys = keys
+
+    async def _concerned(
+        self, changed: Mapping[TenantId, frozenset[Region]] | None
+    ) -> tuple[TenantId | None, Mapping[Lane, KeyRef | None]]:
+        """The tenant and the lanes of a change; of several tenants all log groups there, and everything where it is not known."""
+        if changed is None:
+            return None, await lanes_to_sweep(self._directory, accounts=(), regions=(), tenant=None)
+        lanes: dict[Lane, KeyRef | None] = {}
+        for tenant, regions in changed.items():
+            theirs = await self._directory.lanes(tenant) or {}
+            lanes |= {lane: key for lane, key in theirs.items() if lane.region in regions}
+        if len(changed) == 1:
+            return next(iter(changed)), dict(sorted(lanes.items()))
+        return None, dict.fromkeys(sorted(lanes))
+
+
+def _changed(before: TenantKeys, now: TenantKeys) -> Mapping[TenantId, frozenset[Region]]:
+    """The Regions in which a tenant has a key that it did not have."""
+    changed = {
+        tenant: frozenset(region for region, key in keys.items() if before.get(tenant, {}).get(region) != key)
+        for tenant, keys in now.items()
+    }
+    return {tenant: regions for tenant, regions in changed.items() if regions}
+
+
+def _digest(keys: TenantKeys) -> str:
+    ordered = sorted((tenant, sorted(theirs.items())) for tenant, theirs in keys.items())
+    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]

@@ -1,0 +1,489 @@
+"""The sweep of a lane, with the real dispatcher, worker and ensure, in virtual time."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from service.dead_letters import DeadLetters
+from service.dispatcher import Dispatcher
+from service.domain.command import EnsureCommand, Priority, Trigger
+from service.domain.log_group import KeyAlias, KeyArn, Lane, LogGroup, TenantId
+from service.domain.outcome import FailureClass, State
+from service.domain.schedule import Schedule
+from service.domain.sweep import LaneReport, SweepCommand, new_sweep_id, sweep_record_from_bytes
+from service.domain.tenancy import Decision, Excluded, Owned, Undecided
+from service.ensure import Ensure, Policy
+from service.intake import Intake
+from service.ports import IncomingRecord, LogGroupPage
+from service.sweep import Sweeper
+from service.verification import Verification
+from service.worker import Topics, Worker
+from tests.support.fakes import (
+    LANE,
+    TENANT,
+    Deliveries,
+    FakeDirectory,
+    RecordingObserver,
+    TimedLogGroups,
+    ensure,
+    group,
+    key_of,
+    new_lane,
+    unlimited,
+)
+from tests.support.keys import FakeKeys
+from tests.support.publisher import FakePublisher
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+REQUESTS = "requests"
+OTHER_KEY = KeyArn(f"{key_of()}-before")
+OTHER_TENANT = TenantId("tenant-b")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def sweep(
+    number: int = 0, *, tenant: TenantId | None = None, key: str | None = None, lane: Lane = LANE
+) -> SweepCommand:
+    return SweepCommand(lane=lane, sweep_id=new_sweep_id(number, bytes(10)), asked_at_ms=number, tenant=tenant, key=key)
+
+
+def name(number: int) -> str:
+    return f"/app/{number:05d}"
+
+
+class LogGroups(TimedLogGroups):
+    """Log groups whose keys change when they are associated; before each page, `before_page` may set the scene anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_page: Callable[[int], None] = lambda _: None
+
+    async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
+        await super().associate(log_group, key)
+        self.keys[log_group] = key
+
+    async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
+        self.before_page(len(self.pages))
+        return await super().page(lane, token)
+
+
+class Bench:
+    """One replica's worker; what `log_groups` holds of LANE is swept. `most_waiting` is looked at ten times a second."""
+
+    def __init__(self, *, groups: int = 0, wrong: int = 0, max_waiting: int = 300) -> None:
+        self.clock = VirtualClock()
+        self.directory = FakeDirectory()
+        self.log_groups = LogGroups()
+        self.keys = FakeKeys(takes_any=True)
+        self.publisher = FakePublisher()
+        self.observer = RecordingObserver()
+        self.deliveries = Deliveries()
+        self.most_waiting = 0
+        every = groups // wrong if wrong else groups + 1
+        for number in range(groups):
+            is_wrong = number % every == 0 if wrong else False
+            self.log_groups.keys[group(name(number))] = OTHER_KEY if is_wrong else key_of()
+        dead_letters = DeadLetters(
+            publisher=self.publisher,
+            observer=self.observer,
+            limit=unlimited(),
+            topic="dead-letters",
+            work_topic="work",
+        )
+        policy = Policy(attempts=3, max_wait_s=5.0, observe_after_s=60.0)
+        worker = Worker(
+            ensure=Ensure(
+                directory=self.directory,
+                log_groups=self.log_groups,
+                keys=self.keys,
+                clock=self.clock,
+                observer=self.observer,
+                policy=policy,
+            ),
+            publisher=self.publisher,
+            dead_letters=dead_letters,
+            clock=self.clock,
+            observer=self.observer,
+            topics=Topics(outcomes="outcomes", requests=REQUESTS, retries=("retry.1",)),
+            retry_delays_s=(30.0,),
+            on_outcome=lambda outcome: self.sweeper.ended(outcome),  # noqa: PLW0108  made below
+        )
+        self.dispatcher = Dispatcher(
+            schedule=Schedule(new_lane=new_lane, max_under_way=256),
+            work=worker.work,
+            sweep=lambda command, turn: self.sweeper.work(command, turn),  # noqa: PLW0108  made below
+            clock=self.clock,
+            hold_s=5.0,
+            max_hold_s=60.0,
+        )
+        self.sweeper = Sweeper(
+            directory=self.directory,
+            log_groups=self.log_groups,
+            keys=self.keys,
+            publisher=self.publisher,
+            clock=self.clock,
+            submit=self.dispatcher.submit,
+            requests_topic=REQUESTS,
+            max_waiting=max_waiting,
+        )
+        verification = Verification(
+            submit=lambda _: None, log_groups=self.log_groups, clock=self.clock, observer=self.observer, after_s=0
+        )
+        self.intake = Intake(
+            dispatcher=self.dispatcher, verification=verification, sweeper=self.sweeper, dead_letters=dead_letters
+        )
+
+    def handle(self, command: EnsureCommand | SweepCommand) -> int:
+        delivery = self.deliveries.next()
+        record = IncomingRecord("work", 0, delivery.offset, 0, command.partition_key, command.to_bytes())
+        self.intake.handle(record, delivery)
+        return delivery.offset
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Bench"]:
+        loops: list[Awaitable[None]] = [self.dispatcher.run(), self.intake.run(), self.sweeper.run(), self._watch()]
+        tasks = [asyncio.ensure_future(loop) for loop in loops]
+        await asyncio.sleep(0)
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def until_finished(self, timeout_s: float = 36_000) -> None:
+        async with asyncio.timeout(timeout_s):
+            while self.deliveries.open:
+                await asyncio.sleep(0.01)
+
+    async def _watch(self) -> None:
+        while True:
+            waiting = sum(lane.waiting()[Priority.SWEEP] + lane.running for lane in self.dispatcher.schedule)
+            self.most_waiting = max(self.most_waiting, waiting)
+            await asyncio.sleep(0.1)
+
+    @property
+    def reports(self) -> list[LaneReport]:
+        records = [sweep_record_from_bytes(value) for value in self.publisher.values(REQUESTS)]
+        return [record for record in records if isinstance(record, LaneReport)]
+
+    @property
+    def report(self) -> LaneReport:
+        """The one that says that the lane is done."""
+        (report,) = [report for report in self.reports if report.is_done]
+        return report
+
+    @property
+    def sealed(self) -> Counter[str]:
+        return Counter(call.log_group.name for call in self.log_groups.calls)
+
+
+@virtual_time
+async def test_ten_thousand_groups_that_are_right_cost_two_hundred_looks_and_twenty_seconds():
+    async with Bench(groups=10_000).running() as bench:
+        began = now()
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert now() - began == pytest.approx(20, abs=0.5)
+        assert len(bench.log_groups.pages) == 200
+        assert not bench.log_groups.calls
+        assert not bench.log_groups.descriptions
+        assert bench.publisher.values("outcomes") == []
+        assert bench.report.counts == {"already-sealed": 10_000}
+        assert bench.report.failure is None
+
+
+@virtual_time
+async def test_a_thousand_wrong_groups_among_ten_thousand_are_sealed_once_each():
+    async with Bench(groups=10_000, wrong=1000).running() as bench:
+        began = now()
+        offset = bench.handle(sweep())
+        await bench.until_finished()
+        assert now() - began == pytest.approx(200, rel=0.03), "AWS's quota is used while there is work"
+        assert set(bench.sealed.values()) == {1}
+        assert len(bench.sealed) == 1000
+        assert bench.report.counts == {"already-sealed": 9000, "sealed": 1000}
+        assert bench.report.old_keys == {OTHER_KEY: 1000}
+        assert bench.deliveries.finished == {offset: 1}
+        outcomes = [outcome for _, outcome, _ in bench.observer.outcomes]
+        assert {(outcome.old_key, outcome.key) for outcome in outcomes} == {(OTHER_KEY, key_of())}
+        assert all("keep it enabled" in outcome.detail for outcome in outcomes)
+
+
+@virtual_time
+async def test_never_more_than_the_limit_wait():
+    async with Bench(groups=1000, wrong=1000, max_waiting=120).running() as bench:
+        began = now()
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert now() - began == pytest.approx(200, rel=0.03)
+        assert 100 <= bench.most_waiting <= 120 + 1, "the commands, and the next page"
+
+
+@virtual_time
+async def test_how_far_it_is_is_told_meanwhile():
+    async with Bench(groups=1000, wrong=1000).running() as bench:
+        bench.handle(sweep())
+        await bench.until_finished()
+        counts = [report.counts.get("sealed", 0) for report in bench.reports]
+        assert counts == sorted(counts)
+        assert len(counts) >= 3
+        assert [report.is_done for report in bench.reports] == [False] * (len(counts) - 1) + [True]
+
+
+@virtual_time
+async def test_urgent_commands_are_not_delayed_by_it():
+    async def longest_wait(*, is_swept: bool) -> float:
+        async with Bench(groups=5000, wrong=5000).running() as bench:
+            if is_swept:
+                bench.handle(sweep())
+            await asyncio.sleep(60)
+            for number in range(100):
+                bench.handle(ensure(f"new-{number}", at_ms=bench.clock.epoch_ms()))
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(5)
+            urgent = [seconds for command, _, seconds in bench.observer.outcomes if command.trigger is Trigger.CREATED]
+            assert len(urgent) == 100
+            await bench.intake.drain(10)
+            return max(urgent)
+
+    alone, beside = await longest_wait(is_swept=False), await longest_wait(is_swept=True)
+    assert beside <= alone + 0.5, "a token of each quota may just have been spent"
+
+
+@virtual_time
+async def test_the_next_owner_begins_again_and_nothing_is_lost():
+    bench = Bench(groups=1000, wrong=200)
+    async with bench.running():
+        bench.handle(sweep())
+        await asyncio.sleep(10)
+        await bench.intake.drain(20)
+        assert bench.deliveries.open == {0}
+        done = len(bench.log_groups.calls)
+        assert 0 < done < 200
+        await asyncio.sleep(60)
+        assert len(bench.log_groups.calls) == done, "it stands still without an owner"
+        bench.intake.restart()
+        bench.handle(sweep())  # read again
+        while len(bench.deliveries.open) > 1:
+            await asyncio.sleep(0.1)
+        assert len(bench.sealed) == 200
+        assert set(bench.sealed.values()) == {1}
+        assert bench.report.counts == {"already-sealed": 800 + done, "sealed": 200 - done}
+
+
+@virtual_time
+async def test_a_sweep_that_is_read_twice_is_done_once_and_both_records_are_finished():
+    async with Bench(groups=500, wrong=10).running() as bench:
+        bench.handle(sweep())
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert len(bench.log_groups.pages) == 10
+        assert bench.report.counts["sealed"] == 10
+
+
+@virtual_time
+async def test_two_sweeps_of_a_lane_come_one_after_the_other():
+    async with Bench(groups=500, wrong=10).running() as bench:
+        bench.handle(sweep(1))
+        bench.handle(sweep(2))
+        await bench.until_finished()
+        assert [token for _, token in bench.log_groups.pages].count(None) == 2
+        first, second = bench.reports
+        assert (first.counts["sealed"], second.counts) == (10, {"already-sealed": 500})
+
+
+@virtual_time
+async def test_a_group_that_vanishes_after_its_page_is_deferred_as_any_other_and_the_sweep_ends():
+    async with Bench(groups=3).running() as bench:
+        bench.log_groups.keys[group("gone")] = None
+        bench.log_groups.absent.add(group("gone"))
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert bench.report.counts == {"already-sealed": 3, "deferred": 1}
+        assert len(bench.publisher.values("retry.1")) == 1
+
+
+@virtual_time
+async def test_a_group_that_is_gone_before_the_next_page_is_nobodys_business():
+    async with Bench(groups=120).running() as bench:
+
+        def delete(page: int) -> None:
+            if page == 1:
+                del bench.log_groups.keys[group(name(60))]
+
+        bench.log_groups.before_page = delete
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert bench.report.counts == {"already-sealed": 119}
+
+
+@pytest.mark.parametrize(
+    "failure", [FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.UNREACHABLE]
+)
+@virtual_time
+async def test_a_page_that_fails_for_a_moment_is_asked_for_again_and_holds_nobody(failure: FailureClass):
+    async with Bench(groups=500).running() as bench:
+        bench.log_groups.page_failures.extend([failure] * 4)
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert bench.report.counts == {"already-sealed": 500}
+        assert len(bench.log_groups.pages) == 14
+
+
+@virtual_time
+async def test_a_fault_of_the_lane_holds_it_and_the_sweep_goes_on_at_the_same_page():
+    async with Bench(groups=500).running() as bench:
+        bench.log_groups.before_page = lambda number: (
+            bench.log_groups.page_failures.extend([FailureClass.ROLE_NOT_ASSUMABLE] * 3) if number == 5 else None
+        )
+        bench.handle(sweep())
+        await asyncio.sleep(4)
+        [held] = [lane.hold_reason for lane in bench.dispatcher.schedule]
+        assert held == "role-not-assumable"
+        await bench.until_finished()
+        assert [lane.hold_reason for lane in bench.dispatcher.schedule] == [None]
+        assert len({token for _, token in bench.log_groups.pages}) == 10
+        assert len(bench.log_groups.pages) == 13
+        assert bench.report.counts == {"already-sealed": 500}
+
+
+@pytest.mark.parametrize("failure", [FailureClass.CREDENTIALS_REJECTED, FailureClass.NOT_AUTHORIZED])
+@virtual_time
+async def test_a_lane_that_never_answers_is_given_up_after_an_hour_and_that_is_told(failure: FailureClass):
+    async with Bench(groups=10).running() as bench:
+        bench.log_groups.page_failures.extend([failure] * 10_000)
+        began = now()
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert 3600 <= now() - began <= 3600 + 120
+        assert bench.report.failure == (failure.label, "as told")
+        assert bench.report.counts == {}
+
+
+@virtual_time
+async def test_no_call_is_made_in_an_account_that_no_rule_lists():
+    async with Bench(groups=10).running() as bench:
+        bench.directory.unlisted.add(LANE.account)
+        bench.handle(sweep())
+        await bench.until_finished(10)
+        assert bench.log_groups.pages == []
+        assert bench.report.failure is not None
+        assert bench.report.failure[0] == "account-not-listed"
+
+
+@virtual_time
+async def test_while_the_registry_is_away_the_lane_waits():
+    async with Bench(groups=10).running() as bench:
+        bench.directory.failure = FailureClass.REGISTRY_UNAVAILABLE
+        bench.handle(sweep())
+        await asyncio.sleep(300)
+        assert bench.deliveries.open
+        bench.directory.failure = None
+        await bench.until_finished(70)
+        assert bench.report.counts == {"already-sealed": 10}
+
+
+DECISIONS: dict[str, Decision] = {
+    "theirs": Owned(OTHER_TENANT, key_of(), "rule"),
+    "nobodys": Undecided(FailureClass.UNKNOWN_TENANT, "no rule"),
+    "keyless": Undecided(FailureClass.NO_KEY_IN_REGION, "no key", TENANT),
+    "left-alone": Excluded("told so"),
+    "ours": Owned(TENANT, key_of(), "rule"),
+}
+
+
+@pytest.mark.parametrize(
+    ("tenant", "counts"),
+    [
+        (None, {"sealed": 2, "unknown-tenant": 1, "no-key-in-region": 1, "excluded": 1}),
+        (TENANT, {"sealed": 1, "other-tenant": 2, "no-key-in-region": 1, "excluded": 1}),
+    ],
+    ids=["everybody", "one-tenant"],
+)
+@virtual_time
+async def test_only_what_is_somebodys_is_ensured_and_with_a_tenant_only_theirs(tenant, counts):
+    async with Bench().running() as bench:
+        for each, decision in DECISIONS.items():
+            bench.log_groups.keys[group(each)] = OTHER_KEY
+            bench.directory.decisions[group(each)] = decision
+        bench.handle(sweep(tenant=tenant))
+        await bench.until_finished()
+        assert bench.report.counts == counts
+        assert bench.sealed == {"ours": 1} if tenant else {"ours": 1, "theirs": 1}
+
+
+@virtual_time
+async def test_an_alias_means_the_key_that_it_stands_for():
+    alias = KeyAlias(f"arn:aws:kms:{LANE.region}:{LANE.account}:alias/tenant-a")
+    async with Bench(groups=100, wrong=5).running() as bench:
+        bench.keys.aliases[alias] = key_of()
+        for each in bench.log_groups.keys:
+            bench.directory.decisions[each] = Owned(TENANT, alias, "rule")
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert bench.report.counts == {"already-sealed": 95, "sealed": 5}
+
+
+@virtual_time
+async def test_groups_that_only_their_tags_tell_apart_are_ensured_one_by_one():
+    async with Bench(groups=60).running() as bench:
+        bench.directory.by_tags = True
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert len(bench.log_groups.lookups) == 60
+        assert bench.report.counts == {"already-sealed": 60}
+
+
+@virtual_time
+async def test_a_registry_that_has_not_heard_of_the_new_key_is_waited_for():
+    new_key = KeyArn(f"{key_of()}-new")
+    async with Bench(groups=10).running() as bench:
+        bench.handle(sweep(tenant=TENANT, key=new_key))
+        await asyncio.sleep(100)
+        assert not bench.log_groups.calls
+        for number in range(10):
+            bench.directory.decisions[group(name(number))] = Owned(TENANT, new_key, "rule")
+        await bench.until_finished(65)
+        assert bench.report.counts == {"sealed": 10}
+        assert bench.report.old_keys == {key_of(): 10}
+        assert {call.key for call in bench.log_groups.calls} == {new_key}
+
+
+@virtual_time
+async def test_a_registry_that_never_agrees_is_believed_after_five_minutes():
+    async with Bench(groups=10).running() as bench:
+        began = now()
+        bench.handle(sweep(tenant=TENANT, key=OTHER_KEY))
+        await bench.until_finished()
+        assert 300 <= now() - began <= 365
+        assert bench.report.counts == {"already-sealed": 10}
+
+
+@virtual_time
+async def test_what_fails_for_good_is_counted_by_its_class():
+    async with Bench(groups=4, wrong=4).running() as bench:
+        for number in range(4):
+            bench.log_groups.failures[group(name(number))].extend([FailureClass.INVALID_REQUEST])
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert bench.report.counts == {"invalid-request": 4}
+        assert State.FAILED not in bench.report.counts
+
+
+@virtual_time
+async def test_the_record_stays_open_until_the_end_is_on_kafka():
+    async with Bench(groups=10).running() as bench:
+        bench.publisher.stall(REQUESTS)
+        bench.handle(sweep())
+        await asyncio.sleep(60)
+        assert bench.deliveries.open == {0}
+        bench.publisher.resume()
+        await bench.until_finished(1)

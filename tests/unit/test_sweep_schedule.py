@@ -1,0 +1,192 @@
+"""Sweeps that nobody asks for, in virtual time: who asks, when, and for what."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, Region, TenantId
+from service.domain.sweep import SweepAsked, SweepCommand, is_sweep_record, sweep_record_from_bytes
+from service.domain.sweep_book import SweepBook
+from service.sweep_requests import SweepRequests
+from service.sweep_schedule import INTERVAL_CALLER, REKEY_CALLER, SweepSchedule
+from tests.support.fakes import FakeDirectory
+from tests.support.http import REQUESTS_TOPIC, WORK_TOPIC, caught_up_already
+from tests.support.publisher import FakePublisher
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+ACME, BLUE = TenantId("acme"), TenantId("blue")
+EU, US = Region("eu-west-1"), Region("us-east-1")
+ACCOUNT = AccountId("111122223333")
+DAY_S = 86_400.0
+
+
+@dataclass(slots=True)
+class Directory(FakeDirectory):
+    """Every tenant has rules in ACCOUNT, and the keys of `of_tenants`."""
+
+    of_tenants: dict[TenantId, dict[Region, KeyRef]] = field(
+        default_factory=lambda: {ACME: {EU: KeyArn("a-eu"), US: KeyArn("a-us")}, BLUE: {EU: KeyArn("b-eu")}}
+    )
+
+    async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
+        return {tenant: dict(keys) for tenant, keys in self.of_tenants.items()}
+
+    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
+        return {
+            Lane(ACCOUNT, region): key if tenant else None
+            for each, keys in self.of_tenants.items()
+            for region, key in keys.items()
+            if tenant in {None, each}
+        }
+
+
+class Bench:
+    """A fleet of replicas that share a requests topic; the first of them may ask."""
+
+    def __init__(self, *, interval_s: float = 0.0, is_rekeying: bool = False) -> None:
+        self.interval_s = interval_s
+        self.is_rekeying = is_rekeying
+        self.publisher = FakePublisher()
+        self.directory = Directory()
+
+    @asynccontextmanager
+    async def replica(self, *, is_first: bool = True, directory: Directory | None = None) -> AsyncIterator[None]:
+        """One replica, which has read the topic from its beginning."""
+        sweeps = SweepRequests(
+            publisher=self.publisher,
+            clock=VirtualClock(),
+            book=SweepBook(capacity=1000),
+            requests_topic=REQUESTS_TOPIC,
+            work_topic=WORK_TOPIC,
+            caught_up=caught_up_already,
+        )
+        for value in self.publisher.values(REQUESTS_TOPIC):
+            sweeps.apply(value)
+        schedule = SweepSchedule(
+            directory=directory or self.directory,
+            sweeps=sweeps,
+            clock=VirtualClock(),
+            is_ours=lambda: is_first,
+            interval_s=self.interval_s,
+            is_rekeying=self.is_rekeying,
+        )
+        running = asyncio.create_task(schedule.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    @property
+    def asked(self) -> list[SweepAsked]:
+        records = [sweep_record_from_bytes(v) for v in self.publisher.values(REQUESTS_TOPIC) if is_sweep_record(v)]
+        return [record for record in records if isinstance(record, SweepAsked)]
+
+    @property
+    def commands(self) -> list[SweepCommand]:
+        return [SweepCommand.from_bytes(value) for value in self.publisher.values(WORK_TOPIC)]
+
+
+@virtual_time
+async def test_everything_is_swept_once_in_every_interval_whoever_restarts_meanwhile():
+    bench = Bench(interval_s=DAY_S)
+    for _ in range(8):
+        async with bench.replica(), bench.replica(is_first=False):
+            await asyncio.sleep(DAY_S / 2)
+    assert len(bench.asked) in {4, 5}, "four days, which need not begin with an interval"
+    assert len({asked.id for asked in bench.asked}) == len(bench.asked)
+    assert {(asked.caller, asked.lanes) for asked in bench.asked} == {
+        (INTERVAL_CALLER, (Lane(ACCOUNT, EU), Lane(ACCOUNT, US)))
+    }
+
+
+@virtual_time
+async def test_two_who_ask_at_once_ask_for_one_sweep():
+    bench = Bench(interval_s=DAY_S)
+    async with bench.replica(), bench.replica():
+        await asyncio.sleep(60)
+    assert len({asked.id for asked in bench.asked}) == 1
+
+
+@virtual_time
+async def test_nobody_asks_where_neither_is_configured_or_the_first_partition_is_elsewhere():
+    bench = Bench(interval_s=DAY_S, is_rekeying=True)
+    async with bench.replica(is_first=False):
+        await asyncio.sleep(2 * DAY_S)
+    bench.interval_s, bench.is_rekeying = 0.0, False
+    async with bench.replica():
+        await asyncio.sleep(2 * DAY_S)
+    assert bench.publisher.records == []
+
+
+@virtual_time
+async def test_a_changed_key_sweeps_the_tenants_groups_in_that_region_alone():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        await asyncio.sleep(60)
+        assert len(bench.asked) == 1, "the first start looks at everything"
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+        await asyncio.sleep(60)
+    first, rekey = bench.asked
+    assert (rekey.caller, rekey.tenant, rekey.lanes) == (REKEY_CALLER, ACME, (Lane(ACCOUNT, EU),))
+    assert bench.commands[-1].key == "a-eu-2"
+    assert len(first.lanes) == 2
+
+
+@virtual_time
+async def test_a_change_of_several_tenants_is_one_sweep_of_their_lanes():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        await asyncio.sleep(60)
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+        bench.directory.of_tenants[BLUE][EU] = KeyArn("b-eu-2")
+        await asyncio.sleep(60)
+    assert [(asked.tenant, asked.lanes) for asked in bench.asked[1:]] == [(None, (Lane(ACCOUNT, EU),))]
+
+
+@virtual_time
+async def test_a_key_that_changes_while_nobody_runs_is_noticed_at_the_next_start_and_a_mere_restart_asks_nothing():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        await asyncio.sleep(60)
+    async with bench.replica():
+        await asyncio.sleep(60)
+    assert len(bench.asked) == 1
+    bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+    async with bench.replica():
+        await asyncio.sleep(60)
+    assert [len(asked.lanes) for asked in bench.asked] == [2, 2]
+
+
+@virtual_time
+async def test_a_key_that_changes_back_is_a_change_too():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        for key in ("a-eu", "a-eu-2", "a-eu"):
+            bench.directory.of_tenants[ACME][EU] = KeyArn(key)
+            await asyncio.sleep(60)
+    assert [command.key for command in bench.commands[2:]] == ["a-eu-2", "a-eu"]
+
+
+@virtual_time
+async def test_a_tenant_that_is_gone_needs_no_sweep():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        await asyncio.sleep(60)
+        del bench.directory.of_tenants[BLUE]
+        await asyncio.sleep(600)
+    assert len(bench.asked) == 1
+
+
+@virtual_time
+async def test_while_kafka_is_away_it_is_tried_again():
+    bench = Bench(interval_s=DAY_S, is_rekeying=True)
+    bench.publisher.stall()
+    async with bench.replica():
+        await asyncio.sleep(600)
+        assert bench.asked == []
+        bench.publisher.resume()
+        await asyncio.sleep(120)
+    assert [asked.caller for asked in bench.asked] == [REKEY_CALLER, INTERVAL_CALLER]
