@@ -64,9 +64,9 @@ class DeadLetters:
         )
         self._observer.dead_lettered(failure, topic=self._work_topic)
 
-    def not_needed(self) -> None:
-        """Say that a record was worked without one, for the limit's sake."""
-        self._limit.passed()
+    def not_needed(self, count: int = 1) -> None:
+        """Say that so many records were worked without one, for the limit's sake."""
+        self._limit.passed(count)
 
     async def _publish_what_fits(self, *letters: OutgoingRecord) -> None:
         *larger, smallest = letters

@@ -34,15 +34,15 @@ class Ingest(Forwarding):
         self._observer = observer
         self._work_topic = work_topic
         self._parser = parser or EventParser()
-        self._is_surely_irrelevant = self._parser.is_surely_irrelevant
+        self.is_irrelevant = self._parser.is_surely_irrelevant  # the port RecordFilter, without a call in between
+
+    def passed_over(self, count: int) -> None:
+        """So many records were irrelevant at first look."""
+        self._observer.events_irrelevant(count)
+        self._dead_letters.not_needed(count)
 
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
-        """Drop an irrelevant record at once; otherwise finish the delivery when its commands, or its dead letter, are durable."""
-        if record.value is not None and self._is_surely_irrelevant(record.value):
-            self._observer.event_read(commands=0, problem=None)
-            self._dead_letters.not_needed()
-            delivery.finish()
-            return
+        """Finish the delivery when the record's commands, or its dead letter, are durable; at once where it asks for nothing."""
         origin = Origin(record.topic, record.partition, record.offset)
         parsed = self._parser.parse(record.value, record.headers, arrival=Arrival(record.timestamp_ms, origin))
         self._observer.event_read(

@@ -154,11 +154,24 @@ class RecordHandler(Protocol):
         """Take records again after a drain."""
 
 
+class RecordFilter(Protocol):
+    """Looks at a record's value before anything is made of the record: most of a stream concerns nobody."""
+
+    def is_irrelevant(self, value: bytes) -> bool:
+        """Whether nothing follows from a record of this value, so that it need not be handed over. Must be cheap."""
+
+    def passed_over(self, count: int) -> None:
+        """So many records were not handed over."""
+
+
 class Observer(Protocol):
     """Told what happens, for metrics and logs; must not raise, and must not take long."""
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
         """A source record gave this many commands; `problem` is the field that was malformed. Neither: it was irrelevant."""
+
+    def events_irrelevant(self, count: int) -> None:
+        """So many source records were irrelevant, as a look at their bytes told."""
 
     def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:
         """An AssociateKmsKey call was answered, or failed."""

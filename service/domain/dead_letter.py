@@ -46,10 +46,14 @@ class DeadLetterLimit:
         self._consecutive = 0
         self.reason: str | None = None
 
-    def passed(self) -> None:
-        """A record was worked, or was rightly left alone."""
+    def passed(self, count: int = 1) -> None:
+        """So many records were worked, or were rightly left alone."""
         self._consecutive = 0
-        self._note(is_failed=False)
+        if self._failed:
+            for _ in range(count):
+                self._note(is_failed=False)
+        else:
+            self._recent.extend([False] * count)
 
     def failed(self) -> None:
         """A record is about to become a dead letter; see `reason` for whether it still may."""

@@ -91,6 +91,19 @@ class OffsetLedger:
             self._advance()
         return Delivery(self, offset, is_new)
 
+    def pass_over(self, first: int, last: int) -> None:
+        """Go on after all offsets from `first` to `last` without remembering them: nothing follows from their records.
+
+        Where one below them is open they are read again by the next owner, who passes over them too. Raises ValueError as `see` does.
+        """
+        if self._next is not None and last < self._next:
+            raise ValueError(f"offset {last} after {self._next - 1}")
+        if self._first is None:
+            self._first = first
+            if first < self._adopted_at:
+                self._adopted.clear()
+        self._next = last + 1
+
     def finish(self, offset: int) -> None:
         """Mark an offset as finished, once; the position moves when nothing below it is open."""
         if not self.is_open:

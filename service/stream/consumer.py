@@ -28,11 +28,11 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from service.domain.offsets import OffsetLedger, Progress
 from service.domain.status import ConsumerStatus, PartitionStatus
-from service.ports import Clock, IncomingRecord, RecordHandler
+from service.ports import Clock, IncomingRecord, RecordFilter, RecordHandler
 from service.stream.connection import close_quietly, until_connected
 
 _POLL_S: Final = 1.0  # how long one getmany waits for records: an idle member wakes up once a second
-_MAX_RECORDS: Final = 500  # per getmany: a few milliseconds of handling before anything else gets its turn
+_MAX_RECORDS: Final = 1000  # per getmany: some milliseconds of handling before anything else gets its turn
 _KAFKA_ERROR_WAIT_S: Final = 1.0
 _REBALANCE_MARGIN_S: Final = 10.0  # beyond the drain, for the commit and the join itself
 _NO_PARTITION: Final = TopicPartition(
@@ -83,7 +83,9 @@ class Consumer:
         handler: RecordHandler,
         limits: ConsumerLimits,
         clock: Clock,
+        passes_over: RecordFilter | None = None,
     ) -> None:
+        """What `passes_over` calls irrelevant is never handed to the handler, and finished at once."""
         self.name = name
         self._group = group
         self._topics = topics
@@ -91,6 +93,7 @@ class Consumer:
         self._handler = handler
         self._limits = limits
         self._clock = clock
+        self._passes_over = passes_over
         self._consumer: AIOKafkaConsumer | None = None
         self._ledgers: dict[TopicPartition, OffsetLedger] = {}
         self._committed: dict[TopicPartition, Progress] = {}
@@ -211,15 +214,24 @@ class Consumer:
         await self._is_adopted.wait()
         if ledgers is not self._ledgers:
             return False
-        count = size = 0
+        handed = size = passed = 0
+        is_irrelevant = _never if self._passes_over is None else self._passes_over.is_irrelevant
         for tp, records in batches.items():
             ledger = ledgers[tp]  # a record without one would be lost: better to end here than to go on
             for record in records:
-                count, size = count + 1, size + len(record.value or b"")
+                value = record.value
+                if value is not None and is_irrelevant(value):
+                    passed += 1
+                    continue
+                handed, size = handed + 1, size + len(value or b"")
                 if (delivery := ledger.see(record.offset)).is_new:
                     self._handler.handle(_incoming(record), delivery)
-        if count:
-            self._mean_size += _SIZE_MEMORY * (size / count - self._mean_size)
+            if ledger.next is None or ledger.next <= records[-1].offset:
+                ledger.pass_over(records[0].offset, records[-1].offset)
+        if handed:
+            self._mean_size += _SIZE_MEMORY * (size / handed - self._mean_size)
+        if passed and self._passes_over is not None:
+            self._passes_over.passed_over(passed)
         return True
 
     async def _step_over_unreadable(self, consumer: AIOKafkaConsumer) -> None:
@@ -389,6 +401,10 @@ class Consumer:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         return None
+
+
+def _never(_: bytes) -> bool:
+    return False
 
 
 async def _close(consumer: AIOKafkaConsumer) -> None:

@@ -14,7 +14,7 @@ from service.stream.connection import close_quietly, until_connected
 MAX_RECORD_BYTES: Final = (
     2 * 1024 * 1024
 )  # a source record of the usual 1 MiB limit still fits when it is a dead letter
-_LINGER_MS: Final = 2  # outcomes of several lanes share a request; far below what anybody notices
+_LINGER_MS: Final = 5  # outcomes of several lanes share a request; far below what anybody notices
 _RETRY_WAIT_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)

@@ -86,6 +86,9 @@ class Metrics:
         if commands:
             self._commands.inc(commands)
 
+    def events_irrelevant(self, count: int) -> None:
+        self._events("irrelevant").inc(count)
+
     def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:  # noqa: ARG002  the port's
         self._calls(failure.label if failure else "ok").inc()
         self._call_seconds.observe(seconds)

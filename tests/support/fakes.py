@@ -227,6 +227,9 @@ class RecordingObserver:
     def event_read(self, *, commands: int, problem: str | None) -> None:
         self.events.append((commands, problem))
 
+    def events_irrelevant(self, count: int) -> None:
+        self.events += [(0, None)] * count
+
     def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:
         self.calls.append((lane, failure, seconds))
 

@@ -164,3 +164,44 @@ def test_where_reading_begins_below_the_position_other_records_have_these_offset
     late.see(8)
     late.adopt(Progress(10, write_finished(10, [12])))
     assert late.see(12).is_new
+
+
+def test_what_is_passed_over_moves_the_position_unless_something_below_is_open():
+    ledger = OffsetLedger(Progress(10))
+    ledger.pass_over(10, 12)
+    assert (ledger.position, ledger.next, len(ledger), ledger.window) == (13, 13, 0, 0)
+    opened = ledger.see(13)
+    ledger.pass_over(14, 20)
+    assert (ledger.progress, ledger.next) == (Progress(13), 21)
+    ledger.see(21).finish()
+    assert ledger.position == 13
+    opened.finish()
+    assert ledger.position == 22
+
+
+def test_passing_over_leaves_what_a_former_owner_finished_known():
+    former = OffsetLedger(Progress(10))
+    _, *others = [former.see(offset) for offset in range(10, 14)]
+    for delivery in others:
+        delivery.finish()
+    assert former.progress is not None
+    ledger = OffsetLedger(former.progress)
+    ledger.pass_over(10, 11)
+    assert not ledger.see(12).is_new
+    assert not ledger.see(13).is_new
+    assert ledger.position == 14
+
+
+def test_passing_over_below_the_committed_position_forgets_what_a_former_owner_finished():
+    ledger = OffsetLedger(Progress(10, write_finished(10, [12])))
+    ledger.pass_over(5, 11)  # the topic was truncated: its offsets mean other records
+    assert ledger.see(12).is_new
+
+
+@pytest.mark.parametrize("offset", [3, 4])
+def test_offsets_that_are_passed_over_ascend_too(offset: int):
+    ledger = OffsetLedger()
+    ledger.pass_over(3, 3)
+    ledger.pass_over(4, 4)
+    with pytest.raises(ValueError, match=f"offset {offset} after 4"):
+        ledger.pass_over(offset, offset)
