@@ -25,7 +25,7 @@ from service.dispatcher import Dispatcher
 from service.domain import log_group
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.events import EventParser
-from service.domain.lane import Lane
+from service.domain.lane import Crowd, Lane
 from service.domain.log_group import AccountId
 from service.domain.offsets import untracked
 from service.domain.outcome import Outcome
@@ -65,6 +65,9 @@ from service.worker import Topics, Worker
 _FORWARDED_AT_ONCE: Final = (
     5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement
 )
+_STARTED_AT_ONCE: Final = (
+    2000  # commands, of 8 kB each with their tasks; those that only wait in a lane take a tenth of that
+)
 _LIMIT_WINDOW: Final = 10_000  # records that the dead letters' share is of: a minute of a busy stream
 _SWEPT_LANES_HELD: Final = 200_000  # lanes of sweeps and their reports, of some hundred bytes each
 _REQUESTS_HELD: Final = (
@@ -89,6 +92,7 @@ class App:
         self._publisher = KafkaPublisher(self._arguments)
         self._consumers: list[Consumer] = []
         self._limits: list[DeadLetterLimit] = []
+        self._crowd = Crowd(_STARTED_AT_ONCE)
         self._not_ready: str | None = "starting: waiting for Kafka"
         self._control_follower = Follower(topic=settings.control_topic, arguments=self._arguments)
         self._control = Control(
@@ -383,7 +387,9 @@ class App:
             Quota.TAGS: settings.tags_rate_per_s,
             Quota.DESCRIBE: settings.describe_rate_per_s,
         }
-        return Lane(lane, rates_per_s=rates_per_s, max_under_way=settings.lane_max_in_flight, now=now)
+        return Lane(
+            lane, rates_per_s=rates_per_s, max_under_way=settings.lane_max_in_flight, now=now, crowd=self._crowd
+        )
 
     def _open_registry(self) -> AbstractAsyncContextManager[Registry]:
         return open_registry(self._settings, clock=self._clock, observer=RegistryMetrics(self._metrics.registry))

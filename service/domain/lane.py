@@ -42,6 +42,9 @@ _AHEAD: Final = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
 # places are kept for who is urgent: calls that hang may take those of sweeps for minutes.
 _MAX_RUNNING: Final = (256, 192, 192)  # by Priority
 
+_IN_A_CROWD: Final = (
+    2  # that a lane may start however many others have: one that calls, and one that is ready for the next token
+)
 _NEVER: Final = float("inf")
 
 # Getters in C: a look at a hundred thousand waiting commands takes 10 ms with them, 30 ms without, and holds everything up meanwhile.
@@ -74,11 +77,24 @@ class Work:
         self.deliveries.extend(deliveries)
 
 
+@dataclass(slots=True)
+class Crowd:
+    """The commands of all lanes that have started: above `limit` a lane starts only a few at a time. Each is a task, of some kilobytes."""
+
+    limit: int
+    started: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.started >= self.limit
+
+
 class Lane:
     """The queue of one account and Region. Not thread-safe; one owner at a time in the whole fleet."""
 
     __slots__ = (
         "_ahead",
+        "_crowd",
         "_dirty",
         "_earliest",
         "_held_until",
@@ -95,9 +111,16 @@ class Lane:
     )
 
     def __init__(
-        self, lane: log_group.Lane, *, rates_per_s: Mapping[Quota, float], max_under_way: int, now: float
+        self,
+        lane: log_group.Lane,
+        *,
+        rates_per_s: Mapping[Quota, float],
+        max_under_way: int,
+        now: float,
+        crowd: Crowd | None = None,
     ) -> None:
-        """`rates_per_s` has the calls a second of every quota; each begins without a token."""
+        """`rates_per_s` has the calls a second of every quota; each begins without a token. `crowd` is shared with other lanes."""
+        self._crowd = crowd or Crowd(_MAX_RUNNING[Priority.URGENT])
         self.id = lane
         self.hold_reason: str | None = None
         self._max_under_way = max_under_way
@@ -144,6 +167,7 @@ class Lane:
             self._dequeue(work)
             self._settle_rank(work, now)
             self._running[work.log_group.name] = work
+            self._crowd.started += 1
             self._preparing.add(work)
         if work is not None:
             self._under_way += 1
@@ -196,6 +220,7 @@ class Lane:
         """End a running command; one that was asked for meanwhile waits again."""
         name = work.log_group.name
         del self._running[name]
+        self._crowd.started -= 1
         self.park(work)
         if (again := self._dirty.pop(name, None)) is not None:
             again.since = now
@@ -205,6 +230,7 @@ class Lane:
         """Return a running command to the queue, with what was asked meanwhile: its failure was not its own."""
         name = work.log_group.name
         del self._running[name]
+        self._crowd.started -= 1
         self.park(work)
         if (again := self._dirty.pop(name, None)) is not None:
             work.absorb(again.command, again.deliveries)
@@ -334,6 +360,8 @@ class Lane:
         """The command that is to be started next; None while enough of them that are as urgent wait for tokens already."""
         preparing, running = len(self._preparing), len(self._running)
         if not self._waiting or preparing >= _AHEAD[Quota.ASSOCIATE]:
+            return None
+        if running >= _IN_A_CROWD and self._crowd.is_full:  # it is looked at again when one of its own has ended
             return None
         first, first_rank = None, _NEVER
         for priority in Priority:

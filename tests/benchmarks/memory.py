@@ -25,7 +25,7 @@ async def memory_waiting(is_quick: bool) -> list[Result]:
     organisation = _organisation()
     commands = [
         EnsureCommand(
-            log_group=LogGroup.of(account, region, f"/aws/lambda/checkout-production-{number:06d}"),
+            log_group=LogGroup.of(account, region, f"/north/fn/checkout-production-{number:06d}"),
             trigger=Trigger.CREATED,
             accepted_at_ms=1_767_225_600_000 + number,
             origin=Origin("logwarden.events", number % 12, number),

@@ -4,10 +4,10 @@ import pytest
 
 from service.domain import lane as lanes
 from service.domain.command import Priority, Trigger
-from service.domain.lane import PATIENCE_S, Lane, Work
+from service.domain.lane import PATIENCE_S, Crowd, Lane, Work
 from service.domain.pacing import Quota
 from tests.support import fakes
-from tests.support.fakes import Deliveries, ensure
+from tests.support.fakes import Deliveries, ensure, lane_number
 
 START = 1000.0
 INTERVAL_S = 0.2
@@ -745,3 +745,26 @@ def test_a_lane_may_be_as_fast_as_it_is_told():
     assert work is not None
     lane.wait(work, Quota.ASSOCIATE)
     assert lane.ready_at() == START + 0.4
+
+
+def test_lanes_that_share_a_crowd_start_few_commands_each_when_it_is_full():
+    crowd = Crowd(5)
+    rates_per_s = {Quota.ASSOCIATE: 5.0, Quota.TAGS: 5.0, Quota.DESCRIBE: 10.0}
+    crowded = [
+        Lane(lane_number(n), rates_per_s=rates_per_s, max_under_way=16, now=START, crowd=crowd) for n in range(3)
+    ]
+    deliveries = Deliveries()
+    for lane in crowded:
+        for number in range(10):
+            lane.add(ensure(str(number), lane=lane.id), deliveries.next(), START)
+    started: dict[object, list[Work]] = {lane.id: [] for lane in crowded}
+    for lane in crowded:
+        while (work := lane.next(START)) is not None:
+            started[lane.id].append(work)
+    assert [len(works) for works in started.values()] == [5, 2, 2]
+    assert crowd.started == 9
+    first, *_ = crowded
+    for work in started[first.id]:
+        first.finish(work, START)
+    assert crowd.started == 4
+    assert first.ready_at() is not None
