@@ -1,6 +1,7 @@
 """Sends to the dead-letter topic what can never be worked: bytes unchanged, the explanation in headers."""
 
 import contextlib
+from dataclasses import replace
 from typing import Final
 
 from service.domain.command import EnsureCommand
@@ -58,10 +59,11 @@ class DeadLetters:
         """
         if failure in _BAD_RELEASE:
             self._count()
-        explanation = dead_letter_headers(failure, reason, original_topic=self._work_topic, source=command.origin)
-        await self._publisher.publish(
-            OutgoingRecord(self._topic, command.partition_key, command.to_bytes(), explanation)
+        explanation = dead_letter_headers(
+            failure, reason, original_topic=self._work_topic, source=command.origin, deferrals=command.deferrals
         )
+        again = replace(command, deferrals=0, strikes=0)  # once it is mended and sent back, it has all its tries
+        await self._publisher.publish(OutgoingRecord(self._topic, command.partition_key, again.to_bytes(), explanation))
         self._observer.dead_lettered(failure, topic=self._work_topic)
 
     def not_needed(self, count: int = 1) -> None:

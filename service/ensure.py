@@ -25,6 +25,9 @@ _T = TypeVar("_T")
 _CHANGES: Final = frozenset({Trigger.KEY_ASSOCIATED, Trigger.KEY_DISASSOCIATED, Trigger.VERIFY})
 
 _KEEP_OLD_KEY: Final = "data written before stay under the old key: keep it enabled for as long as they are retained"
+_CLOCK_SKEW_S: Final = (
+    5.0  # that a producer's clock may be ahead of ours: a record from further in the future is no news
+)
 _FIRST_WAIT_S: Final = 0.5  # the longest first wait between two tries; then twice that, and so on
 _OF_THE_KEY: Final = frozenset({FailureClass.KEY_NOT_USABLE, FailureClass.KEY_NOT_FOUND})
 
@@ -42,6 +45,14 @@ class Policy:
     observe_after_s: float
     is_damped: bool = True
     is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """The tags that a decision was made by, and whether they were looked up or are the trigger's."""
+
+    tags: Mapping[str, str] | None
+    are_looked_up: bool
 
 
 class _DecidedAnewError(Exception):
@@ -81,7 +92,8 @@ class Ensure:
         """
         outcome = partial(Outcome, log_group=command.log_group)
         try:
-            tags = await self._tags(command, turn)
+            is_looked_up = await self._directory.depends_on_tags(command.log_group)
+            tags = await self._tags(command.log_group, turn) if is_looked_up else command.tags
             decision = await self._directory.decide(command.log_group, tags)
         except CallFailedError as e:
             return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
@@ -92,24 +104,22 @@ class Ensure:
                 return outcome(state=State.FAILED, tenant=tenant, failure=failure, detail=detail)
             case Owned():
                 try:
-                    return await self._seal(command, tags, decision, turn)
+                    return await self._seal(command, _Tags(tags, is_looked_up), decision, turn)
                 except _DecidedAnewError:
                     return await self(command, turn)
             case _:
                 assert_never(decision)
 
-    async def _tags(self, command: EnsureCommand, turn: Turn) -> Mapping[str, str] | None:
-        """Where its tags matter they are looked up: those that a trigger shows are its sender's word, and old."""
-        if not await self._directory.depends_on_tags(command.log_group):
-            return command.tags
+    async def _tags(self, log_group: LogGroup, turn: Turn) -> Mapping[str, str]:
+        """The tags as they are: those that a trigger shows are its sender's word, and old."""
 
         async def look_up() -> Mapping[str, str]:
             async with turn.call(Quota.TAGS):
-                return await self._log_groups.tags_of(command.log_group)
+                return await self._log_groups.tags_of(log_group)
 
         return await self._persist(look_up, turn)
 
-    async def _seal(self, command: EnsureCommand, tags: Mapping[str, str] | None, owned: Owned, turn: Turn) -> Outcome:
+    async def _seal(self, command: EnsureCommand, tags: "_Tags", owned: Owned, turn: Turn) -> Outcome:
         """Bring the group under its tenant's key, unless it is there already."""
         outcome = partial(Outcome, log_group=command.log_group, tenant=owned.tenant)
         right_key = key_arn_in(owned.key)
@@ -122,7 +132,7 @@ class Ensure:
         key, who = command.shown_key, "the event"
         if not self._is_told(command, right_key):
             try:
-                key, who = await self._persist(partial(self._observations.key_of, command.log_group, turn), turn), "AWS"
+                key, who = await self._shown(command.log_group, turn), "AWS"
             except CallFailedError as e:
                 return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
         others = (shown for shown in (key, command.shown_key) if shown and shown != right_key)
@@ -132,6 +142,8 @@ class Ensure:
         finding = await self._keys.inspect(owned.key, command.log_group)
         if isinstance(finding, UnusableKey):
             return outcome(state=State.FAILED, failure=finding.failure, detail=finding.detail)
+        if finding.key != right_key:
+            raise _DecidedAnewError  # the alias stands for another key by now
         flips = self._history.flips(command.log_group, self._clock.now())
         outcome = partial(outcome, flips=flips)
         if self._policy.is_dry_run:
@@ -142,10 +154,19 @@ class Ensure:
             return outcome(state=State.FAILED, failure=FailureClass.CONTESTED, detail=detail)
         return await self._associate(command, tags, owned, finding.key, outcome, turn)
 
+    async def _shown(self, log_group: LogGroup, turn: Turn) -> str | None:
+        """The key that AWS shows, None for none, and where we may not look: whoever may not may still associate."""
+        try:
+            return await self._persist(partial(self._observations.key_of, log_group, turn), turn)
+        except CallFailedError as e:
+            if e.failure is FailureClass.NOT_AUTHORIZED:
+                return None
+            raise
+
     def _is_told(self, command: EnsureCommand, right_key: KeyArn) -> bool:
         """Whether the trigger itself tells which key the group has: it names the right one, or is of a group made this minute."""
         age_s = (self._clock.epoch_ms() - command.accepted_at_ms) / 1000
-        if command.shown_key is None or age_s >= self._policy.observe_after_s:
+        if command.shown_key is None or not -_CLOCK_SKEW_S <= age_s < self._policy.observe_after_s:
             return False
         is_new = command.trigger is Trigger.CREATED and not self._history.has(command.log_group)
         return is_new or command.shown_key == right_key
@@ -157,7 +178,7 @@ class Ensure:
     async def _associate(
         self,
         command: EnsureCommand,
-        tags: Mapping[str, str] | None,
+        tags: "_Tags",
         owned: Owned,
         key: KeyArn,
         outcome: "partial[Outcome]",
@@ -168,7 +189,9 @@ class Ensure:
         async def associate() -> None:
             nonlocal attempts
             async with turn.call(Quota.ASSOCIATE):
-                if await self._directory.decide(log_group, tags) != owned:
+                if await self._directory.depends_on_tags(log_group) is not tags.are_looked_up:
+                    raise _DecidedAnewError  # it is other tags that count now, or none
+                if await self._directory.decide(log_group, tags.tags) != owned:
                     raise _DecidedAnewError
                 attempts += 1
                 await self._call(log_group, key)

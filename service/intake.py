@@ -41,8 +41,8 @@ class Intake(Forwarding):
         else:
             if isinstance(command, SweepCommand):
                 self._sweeper.begin(command, delivery)
-            elif command.trigger is Trigger.DELETED and not self._dispatcher.schedule.has_waiting(command.log_group):
-                delivery.finish()  # it concerns only who waits: the group is looked at before it is sealed
+            elif self._concerns_nobody(command):
+                delivery.finish()
             else:
                 self._dispatcher.submit(command, delivery)
 
@@ -53,6 +53,12 @@ class Intake(Forwarding):
         await asyncio.gather(
             self._dispatcher.drain(deadline_s), self._sweeper.drain(deadline_s), super().drain(deadline_s)
         )
+        self._verification.forget()  # what was sealed meanwhile, too
+
+    def _concerns_nobody(self, command: EnsureCommand) -> bool:
+        """A deletion concerns only who waits: the group is looked at before it is sealed."""
+        is_bare = command.trigger is Trigger.DELETED and not command.deferrals and not command.request_ids
+        return is_bare and not self._dispatcher.schedule.has_waiting(command.log_group)
 
     def restart(self) -> None:
         self._dispatcher.restart()

@@ -45,6 +45,7 @@ class Verification:
         self._due: deque[tuple[float, Lane, dict[str, KeyArn]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
+        self._owned_since = 0  # changes when the lanes may have changed hands
 
     def ended(self, outcome: Outcome) -> None:
         """Be told of an outcome, of any command: a group that was sealed is looked at in a while."""
@@ -66,12 +67,15 @@ class Verification:
 
         Where AWS fails otherwise they are not looked at: the calls that sealed them succeeded. Raises GivenUpError.
         """
+        owned_since = self._owned_since
         try:
             async with turn.call(Quota.DESCRIBE):
                 seen = await self._log_groups.describe(command.lane, command.keys)
         except CallFailedError as e:
             self._observer.verified(right=0, wrong=0, unseen=len(command.keys))
             return Held(e.failure, e.detail) if e.failure.recourse is Recourse.HOLD else None
+        if owned_since != self._owned_since:
+            return None  # forgotten meanwhile
         wrong = [name for name, key in command.keys.items() if name in seen and seen[name] != key]
         self._observer.verified(right=len(seen) - len(wrong), wrong=len(wrong), unseen=len(command.keys) - len(seen))
         at_ms = self._clock.epoch_ms()
@@ -82,6 +86,7 @@ class Verification:
 
     def forget(self) -> None:
         """The lanes may have another owner from here on."""
+        self._owned_since += 1
         self._gathering.clear()
         self._due.clear()
         if self._timer is not None:

@@ -237,8 +237,13 @@ class AccountCredentials:
                 try:
                     self._own_account = account_id((await self._ask_sts("get_caller_identity"))["Account"])
                 except CallFailedError as e:
-                    self._identity_failed.remember(e)
-                    raise
+                    # Whatever else STS has against the question is ours to mend, and never a record's fault.
+                    is_ours = e.failure not in _PASSING | _OURS
+                    hint = "; LOGWARDEN_AWS_OWN_ACCOUNT makes the question needless" if is_ours else ""
+                    failure = FailureClass.CREDENTIALS_MISSING if is_ours else e.failure
+                    error = CallFailedError(failure, f"{e.detail}{hint}")
+                    self._identity_failed.remember(error)
+                    raise error from e
         return self._own_account
 
     async def _assume(self, account: AccountId) -> ReadOnlyCredentials:

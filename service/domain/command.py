@@ -88,7 +88,7 @@ class EnsureCommand:
 
     @property
     def priority(self) -> Priority:
-        if self.trigger in {Trigger.SWEEP, Trigger.VERIFY}:
+        if self.trigger in {Trigger.SWEEP, Trigger.VERIFY, Trigger.DELETED}:
             return Priority.SWEEP
         return Priority.RETRY if self.deferrals else Priority.URGENT
 
@@ -103,8 +103,9 @@ class EnsureCommand:
         Since their order is not known, two triggers prove nothing about the key or the tags together, unless both show the same.
         """
         first = min(self, later, key=lambda c: c.accepted_at_ms)
+        # A deletion asks for nothing by itself: whoever it joins looks before they act, and stays who they are.
         return replace(
-            min(self, later, key=lambda c: (c.priority, c.deferrals, c.strikes)),
+            min(self, later, key=lambda c: (c.trigger is Trigger.DELETED, c.priority, c.deferrals, c.strikes)),
             accepted_at_ms=first.accepted_at_ms,
             origin=first.origin,
             tags=self.tags if self.tags == later.tags else None,

@@ -174,13 +174,13 @@ def test_no_depth_of_nesting_gets_past_the_reader(field: str):
 # -- urgency
 
 
-@pytest.mark.parametrize("trigger", [t for t in Trigger if t not in (Trigger.SWEEP, Trigger.VERIFY)])
+@pytest.mark.parametrize("trigger", [t for t in Trigger if t not in (Trigger.SWEEP, Trigger.VERIFY, Trigger.DELETED)])
 def test_whatever_somebody_waits_for_is_urgent_until_it_is_a_retry(trigger: Trigger):
     assert command(trigger).priority is Priority.URGENT
     assert command(trigger, deferrals=1).priority is Priority.RETRY
 
 
-@pytest.mark.parametrize("trigger", [Trigger.SWEEP, Trigger.VERIFY])
+@pytest.mark.parametrize("trigger", [Trigger.SWEEP, Trigger.VERIFY, Trigger.DELETED])
 def test_what_nobody_waits_for_stays_so_when_it_is_retried(trigger: Trigger):
     assert command(trigger).priority is command(trigger, deferrals=1).priority is Priority.SWEEP
 
@@ -258,3 +258,13 @@ def test_all_commands_of_a_lane_have_one_partition_key():
         log_group=LogGroup.of("111122223333", "eu-west-1", "b"), trigger=Trigger.SWEEP, accepted_at_ms=1
     )
     assert command().partition_key == other.partition_key == b"111122223333:eu-west-1"
+
+
+@pytest.mark.parametrize("deferrals", [0, 1])
+@pytest.mark.parametrize("trigger", [t for t in Trigger if t is not Trigger.DELETED])
+def test_who_is_joined_by_a_deletion_stays_who_they_are_and_proves_nothing_more(trigger: Trigger, deferrals: int):
+    waiting, deleted = command(trigger, shown_key="", requests=("r",), deferrals=deferrals), command(Trigger.DELETED)
+    for merged in (waiting.merged(deleted), deleted.merged(waiting)):
+        assert (merged.trigger, merged.deferrals, merged.request_ids) == (trigger, deferrals, ("r",))
+        assert merged.priority is waiting.priority
+        assert merged.shown_key is None

@@ -140,3 +140,16 @@ def test_when_there_is_nothing_to_look_at_no_timer_is_set(after_s: float):
 
     with pytest.raises(NothingToWaitForError):
         run_in_virtual_time(idle())
+
+
+@virtual_time
+async def test_a_look_that_is_answered_after_the_lanes_may_have_changed_hands_ensures_nothing():
+    bench = Bench()
+    bench.sealed()
+    await asyncio.sleep(20)
+    bench.log_groups.latency_s = 1.0
+    look = asyncio.create_task(bench.verification.look(bench.looks[0], RecordingTurn()))
+    await asyncio.sleep(0.5)
+    bench.verification.forget()
+    assert await look is None
+    assert len(bench.submitted) == 1

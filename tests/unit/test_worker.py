@@ -3,6 +3,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -344,7 +345,7 @@ async def test_a_group_that_aws_does_not_show_is_not_associated():
     assert [json.loads(value)["state"] for value in bench.publisher.values(OUTCOMES)] == ["deferred", "vanished"]
 
 
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("failure", [f for f in FAILURES if f is not FailureClass.NOT_AUTHORIZED])
 @virtual_time
 async def test_every_failure_of_a_look_leads_where_the_table_says(failure: FailureClass):
     bench = Bench()
@@ -368,6 +369,48 @@ async def test_a_key_that_changes_while_the_command_waits_for_its_token_is_the_o
     await bench.work(ensure(**FRESH))
     assert [call.key for call in bench.log_groups.calls] == [new_key]
     assert (bench.outcome["key"], bench.outcome["attempts"]) == (new_key, 1)
+
+
+@virtual_time
+async def test_tags_that_begin_to_matter_while_the_command_waits_are_looked_up():
+    bench = Bench()
+    bench.log_groups.tags[group()] = {"team": "b"}
+    bench.turn.meanwhile = lambda: setattr(bench.directory, "by_tags", True)
+    await bench.work(ensure(tags={"team": "whatever a sender claims"}, **FRESH))
+    assert bench.log_groups.lookups == [group()]
+    assert bench.directory.asked[-1] == (group(), {"team": "b"})
+    assert len(bench.log_groups.calls) == 1
+
+
+@virtual_time
+async def test_an_alias_that_is_given_another_key_meanwhile_is_told_by_the_key_that_is_used():
+    bench = Bench()
+    alias, new_key = KeyAlias("arn:aws:kms:eu-west-1:111122223333:alias/tenant-a"), KeyArn(f"{key_of()}-new")
+    for key in (key_of(), new_key):
+        bench.keys.add(key)
+    bench.keys.aliases[alias] = key_of()
+    bench.directory.decisions[group()] = Owned(TENANT, alias, "by its alias")
+    bench.turn.meanwhile = lambda: bench.keys.aliases.update({alias: new_key})
+    await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS))
+    assert bench.outcome["key"] == new_key
+    assert [call.key for call in bench.log_groups.calls] == [new_key]
+
+
+@virtual_time
+async def test_who_may_not_look_at_groups_may_still_associate():
+    bench = Bench()
+    bench.log_groups.describe_failures.append(FailureClass.NOT_AUTHORIZED)
+    await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS))
+    assert bench.outcome["state"] == "sealed"
+
+
+@virtual_time
+async def test_an_event_from_the_future_proves_nothing():
+    bench = Bench()
+    bench.log_groups.keys[group()] = key_of()
+    await bench.work(ensure(at_ms=NOW_MS + 60_000, shown_key=""))
+    assert bench.outcome["state"] == "already-sealed"
+    assert bench.log_groups.calls == []
 
 
 @virtual_time
@@ -587,7 +630,8 @@ def check_end(bench: Bench, command: EnsureCommand, failure: FailureClass, held:
         due_in_ms = int(headers[DUE_HEADER]) - bench.outcome["at_ms"]
         assert due_in_ms == pytest.approx(delay_s * 1000)
     else:
-        assert record.value == command.to_bytes()
+        assert record.value == replace(command, deferrals=0, strikes=0).to_bytes(), "sent back, it has all its tries"
+        assert headers["logwarden-deferrals"] == str(command.deferrals).encode()
         assert headers["logwarden-class"] == failure.label.encode()
 
 
