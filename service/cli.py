@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_never
@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from service.domain.command import EnsureCommand, Trigger
-from service.domain.events import Step
+from service.domain.events import EventParser
 from service.domain.log_group import AccountId, InvalidIdentityError, LogGroup, TenantId, account_id, region_name
 from service.domain.tenancy import Decision, Excluded, Owned, TenantRules, Undecided
 from service.ports import OutgoingRecord
@@ -317,7 +317,9 @@ def check(
     settings = load_settings()
     try:
         groups = [(LogGroup.of(account, region, log_group), _tags(tag))] if log_group is not None else []
-        steps = [] if event is None else _steps(settings, event, [_pair(text, "--header") for text in header or ()])
+        parser = _parser(settings)
+        headers = [_pair(text, "--header") for text in header or ()]
+        steps = [] if event is None else parser.explain(event.read_bytes(), [(n, text.encode()) for n, text in headers])
         groups += [(step.command.log_group, step.command.tags) for step in steps if step.command is not None]
         registry = asyncio.run(_rules_of(settings, {group.account for group, _ in groups}))
     except (TenantFileError, EventFormatsError, RegistryCommandError, InvalidIdentityError) as e:
@@ -333,13 +335,11 @@ def check(
     sys.exit(max([_explain(settings, registry(group.account), group, tags) for group, tags in groups], default=0))
 
 
-def _steps(settings: Settings, event: Path, headers: list[tuple[str, str]]) -> Sequence[Step]:
-    """What ingest makes of the event, step by step."""
-    from service.domain.events import EventParser  # noqa: PLC0415
+def _parser(settings: Settings) -> EventParser:
+    """What reads events, as the service would build it. Raises EventFormatsError."""
     from service.formats import load_event_formats  # noqa: PLC0415
 
-    formats = load_event_formats(settings.event_formats_file) if settings.event_formats_file else ()
-    return EventParser(formats=formats).explain(event.read_bytes(), [(name, text.encode()) for name, text in headers])
+    return EventParser(formats=load_event_formats(settings.event_formats_file) if settings.event_formats_file else ())
 
 
 async def _rules_of(settings: Settings, accounts: Collection[AccountId]) -> Callable[[AccountId | None], TenantRules]:

@@ -8,7 +8,7 @@ partition changes hands two may ask: for an interval both use one id, and a seco
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -90,24 +90,25 @@ class SweepSchedule:
         if last is None or last.keys != digest:
             is_known = before is not None and last is not None and last.keys == _digest(before)
             changed = _changed(before, keys) if is_known and before is not None else None
-            tenant, lanes = await self._concerned(changed)
-            if lanes:
-                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER, keys=digest)
+            sweeps = [(tenant, lanes) for tenant, lanes in await self._concerned(changed) if lanes]
+            for tenant, lanes in sweeps:
+                is_last = lanes is sweeps[-1][1]  # which says that the change is seen to, once all of it is asked for
+                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER, keys=digest if is_last else "")
         self._keys = keys
 
     async def _concerned(
         self, changed: Mapping[TenantId, frozenset[Region]] | None
-    ) -> tuple[TenantId | None, Mapping[Lane, KeyRef | None]]:
-        """The tenant and the lanes of a change; of several tenants all log groups there, and everything where it is not known."""
+    ) -> Sequence[tuple[TenantId | None, Mapping[Lane, KeyRef | None]]]:
+        """Each tenant of a change with its lanes and its keys there, by which an owner knows that its registry lags behind; everything
+        where it is not known what has changed.
+        """
         if changed is None:
-            return None, await lanes_to_sweep(self._directory, accounts=(), regions=(), tenant=None)
-        lanes: dict[Lane, KeyRef | None] = {}
+            return [(None, await lanes_to_sweep(self._directory, accounts=(), regions=(), tenant=None))]
+        concerned: list[tuple[TenantId | None, Mapping[Lane, KeyRef | None]]] = []
         for tenant, regions in changed.items():
             theirs = await self._directory.lanes(tenant) or {}
-            lanes |= {lane: key for lane, key in theirs.items() if lane.region in regions}
-        if len(changed) == 1:
-            return next(iter(changed)), dict(sorted(lanes.items()))
-        return None, dict.fromkeys(sorted(lanes))
+            concerned.append((tenant, {lane: key for lane, key in sorted(theirs.items()) if lane.region in regions}))
+        return concerned
 
 
 def _changed(before: TenantKeys, now: TenantKeys) -> Mapping[TenantId, frozenset[Region]]:

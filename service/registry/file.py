@@ -156,7 +156,9 @@ class _Joined:
             is_there = "version" in data
             self._refuse(name, ("version",), f"has to be {_VERSIONS[0]}" if is_there else "is missing")
         for field, value in data.items():
-            if field == "version":
+            if not isinstance(field, str):
+                self._refuse(name, (), f"has a field that is no text: {field!r}")
+            elif field == "version":
                 self.data[field] = _VERSIONS[0]  # what is wrong with it has been told
             elif field not in self.data:
                 self.data[field] = list(value) if isinstance(value, list) else value

@@ -1,12 +1,12 @@
 """Tenants from a tenant service, over HTTP:
 
     GET {url}/accounts/{account}   200: the account's tenant document, in JSON; with an ETag it is asked for by If-None-Match, 304
-                                   404 in JSON, whatever it says: no tenant lists the account
+                                   404 with {"account": "ID"}, this very account: no tenant lists it
     GET {url}/version              200: a text that changes with any tenant; 404: the service has none
 
 The document is the tenant file cut down to the account: `version: 1`, `tenants` (those with a rule on the account, and the default
 tenant), `default_tenant` and `exclude`. Anything else is a failure and never an answer: redirects, other statuses, and a 404 that
-is not JSON, since that is what an ingress says while there is no service behind it.
+does not name the account, since that is what an ingress or a framework says for a path that is wrong.
 """
 
 import json
@@ -36,7 +36,7 @@ class HttpSource:
     """
 
     def __init__(self, *, url: str, token_file: Path | None, timeout_s: float, poll_interval_s: float) -> None:
-        self.name = url
+        self.name = str(httpx.URL(url).copy_with(userinfo=b"", query=None))  # goes into logs
         self._url = url.rstrip("/")
         self._token_file = token_file
         self._http = httpx.AsyncClient(
@@ -71,7 +71,7 @@ class HttpSource:
         is_json = _is_json(response)
         if response.status_code == httpx.codes.NOT_MODIFIED and known is not None and headers:
             return known
-        if response.status_code == httpx.codes.NOT_FOUND and is_json:
+        if response.status_code == httpx.codes.NOT_FOUND and is_json and _names(body, account):
             return await account_tenants({"version": 1}, account=account, known=known)
         if response.status_code != httpx.codes.OK or not is_json:
             raise _unusable(response, body)
@@ -123,3 +123,12 @@ def _unusable(response: httpx.Response, body: bytes) -> SourceUnavailableError:
     kind = response.headers.get("content-type", "no content type")
     shown = " ".join(body[:_SHOWN].decode(errors="replace").split())
     return SourceUnavailableError(f"GET {response.url.path}: {response.status_code}, {kind}: {shown}")
+
+
+def _names(body: bytes, account: AccountId) -> bool:
+    """Whether a 404 is about this account, and not about a path that nobody serves."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("account") == account

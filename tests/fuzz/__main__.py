@@ -29,7 +29,7 @@ _WORDS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60, help="how long")
+    parser.add_argument("--seconds", type=int, default=300, help="how long")
     parser.add_argument("--keep", action="store_true", help="keep small inputs that show something new")
     arguments = parser.parse_args()
     if importlib.util.find_spec("atheris") is None:

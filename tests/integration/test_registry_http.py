@@ -56,7 +56,7 @@ async def test_an_unasked_304_is_no_answer(scene, source):
         await source.on_account(ACCOUNT, None)
 
 
-async def test_a_404_in_json_means_that_nobody_lists_the_account(source):
+async def test_a_404_that_names_the_account_means_that_nobody_lists_the_account(source):
     answer = await source.on_account(AccountId("999900001111"), None)
     assert not answer.is_listed
 
@@ -66,6 +66,8 @@ async def test_a_404_in_json_means_that_nobody_lists_the_account(source):
     [
         lambda _: web.Response(status=404, text="default backend - 404"),
         lambda _: web.Response(status=404, text="<html>", content_type="text/html"),
+        lambda _: web.json_response({"detail": "Not Found"}, status=404),
+        lambda _: web.json_response({"account": "000000000000"}, status=404),
         lambda _: web.Response(status=500),
         lambda _: web.json_response({}, status=503),
         lambda _: web.json_response({}, status=401),

@@ -53,7 +53,7 @@ class TenantService:
             return web.Response(text=self.version)
         document = self.documents.get(account) if kind == "accounts" else None
         if document is None:
-            return web.json_response({"title": "no tenant lists the account"}, status=404)
+            return web.json_response({"title": "no tenant lists the account", "account": account}, status=404)
         etag = f'"{digest_of(document)}"'
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers={"ETag": etag})

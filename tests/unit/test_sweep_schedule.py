@@ -136,14 +136,19 @@ async def test_a_changed_key_sweeps_the_tenants_groups_in_that_region_alone():
 
 
 @virtual_time
-async def test_a_change_of_several_tenants_is_one_sweep_of_their_lanes():
+async def test_a_change_of_several_tenants_is_a_sweep_for_each_with_its_own_key():
     bench = Bench(is_rekeying=True)
     async with bench.replica():
         await asyncio.sleep(60)
         bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
         bench.directory.of_tenants[BLUE][EU] = KeyArn("b-eu-2")
         await asyncio.sleep(60)
-    assert [(asked.tenant, asked.lanes) for asked in bench.asked[1:]] == [(None, (Lane(ACCOUNT, EU),))]
+    assert [(asked.tenant, asked.lanes) for asked in bench.asked[1:]] == [
+        (ACME, (Lane(ACCOUNT, EU),)),
+        (BLUE, (Lane(ACCOUNT, EU),)),
+    ]
+    assert [command.key for command in bench.commands[2:]] == ["a-eu-2", "b-eu-2"]
+    assert [not asked.keys for asked in bench.asked[1:]] == [True, False], "the last one says that all is asked for"
 
 
 @virtual_time
