@@ -274,7 +274,12 @@ class App:
         self._control.governs(dispatcher)
         self._view.works(dispatcher, directory)
         intake = Intake(dispatcher=dispatcher, verification=verification, sweeper=sweeper, dead_letters=dead_letters)
-        retries = Retries(publisher=self._publisher, clock=self._clock, work_topic=settings.work_topic)
+        retries = Retries(
+            publisher=self._publisher,
+            clock=self._clock,
+            work_topic=settings.work_topic,
+            longest_delay_s=max(settings.retry_delays_s, default=0.0),
+        )
         self._consume("worker", [settings.work_topic], intake, max_pending=settings.max_pending)
         self._consume("retry", settings.retry_topics, retries, max_pending=_FORWARDED_AT_ONCE)
         running = [dispatcher.run(), intake.run(), sweeper.run(), retries.run()]

@@ -254,7 +254,7 @@ class Dispatcher:
             held = await self._worked(work.command, turn)
         except GivenUpError:
             self._leave(work)  # not finished: its records are to be read again
-        except BaseException as e:
+        except BaseException as e:  # a cancellation too: its place in the lane has to be left
             is_asked_for = self._active[work].cancelling() > 0  # late in a drain, or at the end of `run`
             self._leave(work)
             if isinstance(e, asyncio.CancelledError) and not is_asked_for:

@@ -46,7 +46,7 @@ class Observations:
             async with turn.call(Quota.DESCRIBE):
                 self._close(lane, batch)
                 keys = await self._log_groups.describe(lane, batch.names)
-        except BaseException as e:
+        except BaseException as e:  # a cancellation too: whoever joined would wait for ever
             self._close(lane, batch)
             batch.fail(e if isinstance(e, CallFailedError | GivenUpError) else GivenUpError())
             raise

@@ -19,8 +19,10 @@ _LONGEST_TIMER_S: Final = 3600.0  # a due time far in the future is looked at ag
 class Retries(Forwarding):
     """Handles the records of the retry topics."""
 
-    def __init__(self, *, publisher: Publisher, clock: Clock, work_topic: str) -> None:
+    def __init__(self, *, publisher: Publisher, clock: Clock, work_topic: str, longest_delay_s: float) -> None:
+        """No record is held for longer than `longest_delay_s`, whatever it says: a wrong clock would stop its partition."""
         super().__init__()
+        self._longest_delay_ms = round(longest_delay_s * 1000)
         self._publisher = publisher
         self._clock = clock
         self._work_topic = work_topic
@@ -36,7 +38,8 @@ class Retries(Forwarding):
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
         """Hold the record until it is due; one that does not say when is due now."""
         self._serial += 1
-        heapq.heappush(self._held, (_due_ms(record), self._serial, record, delivery))
+        due_ms = min(_due_ms(record), self._clock.epoch_ms() + self._longest_delay_ms)
+        heapq.heappush(self._held, (due_ms, self._serial, record, delivery))
         self._forward_due()
 
     async def drain(self, deadline_s: float) -> None:

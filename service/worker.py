@@ -111,7 +111,7 @@ class Worker:
             await self._publisher.publish(records[0])
         else:
             await asyncio.gather(*map(self._publisher.publish, records))
-        if outcome.state is not State.FAILED:
+        if outcome.state not in (State.FAILED, State.DEFERRED):  # a deferred one may yet need one
             self._dead_letters.not_needed()
         self._on_outcome(outcome)
         self._observer.command_done(command, outcome, seconds=max(0, at_ms - command.accepted_at_ms) / 1000)

@@ -10,8 +10,7 @@ Everything that aiokafka 0.14 needs to be told, and to be protected from, is her
 - rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
 - The listener is not called by stop(), so drain and commit come first.
 - The task that fetches can end without a word, and getmany() returns nothing for ever: that is watched for, and ends the process.
-- A record with a header whose name is not UTF-8 makes getmany() raise, each time, and lose what it had of other partitions by then.
-  Nor can what follows it in its batch be read; that is at least the same producer's.
+- What getmany() cannot decode is stepped over: see `unreadable`.
 """
 
 import asyncio
@@ -30,6 +29,7 @@ from service.domain.offsets import OffsetLedger, Progress
 from service.domain.status import ConsumerStatus, PartitionStatus
 from service.ports import Clock, IncomingRecord, RecordFilter, RecordHandler
 from service.stream.connection import close_quietly, until_connected
+from service.stream.unreadable import Batches, read_one
 
 _POLL_S: Final = 1.0  # how long one getmany waits for records: an idle member wakes up once a second
 # How soon a member hears of a rebalance: with aiokafka's 3 s, lanes that are already given up stand still for so long each time.
@@ -42,12 +42,6 @@ _NO_PARTITION: Final = TopicPartition(
 )  # asked for when no partition has room: it keeps the member alive and returns nothing
 _NO_ROOM_POLL_S: Final = 0.1  # how soon room is noticed
 _SIZE_MEMORY: Final = 0.2  # the weight of the newest poll in the mean size of records
-_CAREFUL_POLL_S: Final = 0.3  # a fetch, when records are read one by one
-UNREADABLE: Final = (
-    "logwarden-unreadable"  # header of a record that could not be decoded: why; its bytes are only at its offset
-)
-
-_Batches = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes, bytes]"]]
 
 _log = structlog.get_logger(__name__)
 
@@ -184,7 +178,7 @@ class Consumer:
         consumer.subscribe(list(self._topics), listener=_Listener(self))
         try:
             await consumer.start()
-        except BaseException:
+        except BaseException:  # a cancellation too: it has opened connections
             await close_quietly(f"consumer {self.name}", partial(_close, consumer))
             raise
         return consumer
@@ -209,7 +203,7 @@ class Consumer:
             await self._hand_over(batches)
             await asyncio.sleep(0)  # getmany does not yield while it has records
 
-    async def _hand_over(self, batches: "_Batches") -> bool:
+    async def _hand_over(self, batches: Batches) -> bool:
         """Give records to the handler. False where the partitions are taken away meanwhile, uncommitted: whoever owns them now reads
         these records again.
         """
@@ -238,10 +232,8 @@ class Consumer:
         return True
 
     async def _step_over_unreadable(self, consumer: AIOKafkaConsumer) -> None:
-        """Find what aiokafka cannot decode, and hand it over without its bytes.
-
-        The call that failed has moved past records that it did not return: reading goes on where handing over ended, one record of
-        one partition at a time, which loses none.
+        """Find what aiokafka cannot decode, and hand it over without its bytes: go back to where handing over ended, and read on from
+        there one record of one partition at a time.
         """
         ledgers = self._ledgers
         await self._is_adopted.wait()
@@ -250,7 +242,7 @@ class Consumer:
                 await self._seek_to_next(consumer, tp, ledger)
             for tp in ledgers:
                 for _ in range(_MAX_RECORDS):
-                    batches = await self._one_record(consumer, tp)
+                    batches = await read_one(consumer, tp)
                     if ledgers is not self._ledgers or not await self._hand_over(batches):
                         return
                     if not batches:
@@ -258,17 +250,6 @@ class Consumer:
         except KafkaError as e:  # among them that the partitions are no longer ours
             _log.warning("poll_failed", consumer=self.name, error=str(e) or type(e).__name__)
             await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
-
-    async def _one_record(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> "_Batches":
-        """The next record of a partition as getmany gives it, or a substitute for it; nothing if none comes soon."""
-        try:
-            batches: _Batches = await consumer.getmany(tp, timeout_ms=round(_CAREFUL_POLL_S * 1000), max_records=1)
-        except UnicodeDecodeError as e:
-            offset = await consumer.position(tp)
-            consumer.seek(tp, offset + 1)
-            _log.error("record_unreadable", consumer=self.name, record=f"{tp.topic}/{tp.partition}/{offset}")
-            return {tp: [_unreadable(tp, offset, self._clock.epoch_ms(), e)]}
-        return batches
 
     async def _seek_to_next(self, consumer: AIOKafkaConsumer, tp: TopicPartition, ledger: OffsetLedger) -> None:
         if ledger.next is not None:
@@ -279,24 +260,36 @@ class Consumer:
             await consumer.seek_to_beginning(tp)
 
     async def _watch_forever(self, consumer: AIOKafkaConsumer) -> None:
-        """Raise FetchStalledError when records are there and do not come; not while the broker is away, since no restart would help."""
+        """Raise FetchStalledError when records are there and do not come; not while the broker is away, since no restart would help.
+
+        It takes two looks in a row at the same place: what we held back ourselves until a moment ago, and what a broker has not been asked
+        for again since it came back, looks the same at one.
+        """
+        suspected: dict[TopicPartition, int] = {}
         while True:
             await asyncio.sleep(self._limits.stall_s / 4)
-            ledgers = self._ledgers
-            before_ms = self._clock.epoch_ms() - self._limits.stall_s * 1000
-            fetchable = set(self._with_room()[0]) & consumer.assignment()
-            stale = [tp for tp in fetchable if (consumer.last_poll_timestamp(tp) or self._joined_at_ms) < before_ms]
-            if not stale:
-                continue
-            try:
-                async with asyncio.timeout(self._limits.commit_timeout_s):
-                    ends = await consumer.end_offsets(stale)
-                    positions = {tp: await consumer.position(tp) for tp in stale}
-            except (KafkaError, TimeoutError):
-                continue
-            for tp in stale if ledgers is self._ledgers else ():
-                if positions[tp] < ends[tp]:
-                    raise FetchStalledError(f"{tp.topic}/{tp.partition} stays at {positions[tp]} of {ends[tp]}")
+            behind = await self._behind(consumer)
+            for tp, (position, end) in behind.items():
+                if suspected.get(tp) == position:
+                    raise FetchStalledError(f"{tp.topic}/{tp.partition} stays at {position} of {end}")
+            suspected = {tp: position for tp, (position, _) in behind.items()}
+
+    async def _behind(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, tuple[int, int]]:
+        """The partitions that have room and records, and no answer to a fetch for `stall_s`: position and end of each."""
+        ledgers = self._ledgers
+        before_ms = self._clock.epoch_ms() - self._limits.stall_s * 1000
+        fetchable = set(self._with_room()[0]) & consumer.assignment()
+        stale = [tp for tp in fetchable if (consumer.last_poll_timestamp(tp) or self._joined_at_ms) < before_ms]
+        if not stale:
+            return {}
+        try:
+            async with asyncio.timeout(self._limits.commit_timeout_s):
+                ends = await consumer.end_offsets(stale)
+                positions = {tp: await consumer.position(tp) for tp in stale}
+        except (KafkaError, TimeoutError):
+            return {}
+        is_same = ledgers is self._ledgers
+        return {tp: (positions[tp], ends[tp]) for tp in stale if is_same and positions[tp] < ends[tp]}
 
     def _with_room(self) -> tuple[list[TopicPartition], int]:
         """The partitions to fetch, and how many records at the most. The limit is of records, or of bytes at the size they lately have.
@@ -446,11 +439,3 @@ def _incoming(record: "ConsumerRecord[bytes, bytes]") -> IncomingRecord:
         value=record.value,
         headers=record.headers,
     )
-
-
-def _unreadable(
-    tp: TopicPartition, offset: int, now_ms: int, error: UnicodeDecodeError
-) -> "ConsumerRecord[bytes, bytes]":
-    """A record without key and value that says of another why it cannot be read."""
-    headers = ((UNREADABLE, f"a header's name is not UTF-8: {error.reason}".encode()),)
-    return ConsumerRecord(tp.topic, tp.partition, offset, now_ms, 0, None, None, None, -1, -1, headers)

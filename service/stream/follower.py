@@ -9,9 +9,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from service.stream.connection import close_quietly, until_connected
+from service.stream.unreadable import Batches, read_one
 
 _POLL_MS: Final = 1000
 _KAFKA_ERROR_WAIT_S: Final = 1.0
+_MAX_STEPS: Final = 1000  # records read one by one before all partitions are polled again
 
 _log = structlog.get_logger(__name__)
 
@@ -24,6 +26,7 @@ class Follower:
         self._arguments = arguments
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, int] = {}
+        self._next: dict[TopicPartition, int] = {}  # after the last record that was applied
         self._moved = asyncio.Condition()
 
     async def run(self, apply: Callable[[bytes], None]) -> None:
@@ -47,13 +50,40 @@ class Follower:
                     _log.warning("follow_failed", topic=self._topic, error=str(e) or type(e).__name__)
                     await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
                     continue
-                for records in batches.values():
-                    for record in records:
-                        apply(record.key, record.value)
+                except UnicodeDecodeError:
+                    await self._step_over_unreadable(consumer, apply)
+                    continue
+                self._apply(batches, apply)
                 await self._move(consumer)
                 await asyncio.sleep(0)  # getmany does not yield while it has records
         finally:
             await close_quietly(f"follower of {self._topic}", consumer.stop)
+
+    def _apply(self, batches: Batches, apply: Callable[[bytes | None, bytes | None], None]) -> None:
+        for tp, records in batches.items():
+            for record in records:
+                apply(record.key, record.value)
+            self._next[tp] = records[-1].offset + 1
+
+    async def _step_over_unreadable(
+        self, consumer: AIOKafkaConsumer, apply: Callable[[bytes | None, bytes | None], None]
+    ) -> None:
+        """Go back to what was applied last, and read on one record at a time: one that cannot be decoded is applied as nothing."""
+        try:
+            for tp in consumer.assignment():
+                if tp in self._next:
+                    consumer.seek(tp, self._next[tp])
+                else:
+                    await consumer.seek_to_beginning(tp)
+            for tp in consumer.assignment():
+                for _ in range(_MAX_STEPS):
+                    if not (batches := await read_one(consumer, tp)):
+                        break
+                    self._apply(batches, apply)
+            await self._move(consumer)
+        except KafkaError as e:
+            _log.warning("follow_failed", topic=self._topic, error=str(e) or type(e).__name__)
+            await asyncio.sleep(_KAFKA_ERROR_WAIT_S)
 
     async def _move(self, consumer: AIOKafkaConsumer) -> None:
         """Note how far all partitions have been read: a transaction's marker or a compacted record comes with no batch."""
@@ -95,7 +125,7 @@ class Follower:
         )
         try:
             await consumer.start()
-        except BaseException:
+        except BaseException:  # a cancellation too: it has opened connections
             await close_quietly(f"follower of {self._topic}", consumer.stop)
             raise
         return consumer

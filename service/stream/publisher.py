@@ -43,7 +43,7 @@ class KafkaPublisher:
             )
             try:
                 await producer.start()
-            except BaseException:
+            except BaseException:  # a cancellation too: it has opened connections
                 await close_quietly("producer", producer.stop)
                 raise
             return producer

@@ -14,10 +14,11 @@ from service.domain.offsets import Delivery
 from service.ports import IncomingRecord, OutgoingRecord
 from service.sandbox.kafka.apache import start_apache
 from service.settings import Settings
-from service.stream.consumer import UNREADABLE, Consumer, ConsumerLimits, FetchStalledError
+from service.stream.consumer import Consumer, ConsumerLimits, FetchStalledError
 from service.stream.follower import Follower
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics, topic_specs
+from service.stream.unreadable import UNREADABLE
 
 LIMITS = ConsumerLimits(
     max_pending=1000, commit_interval_s=0.1, commit_timeout_s=2, rebalance_drain_s=5, fetch_max_wait_ms=50
@@ -229,6 +230,45 @@ async def test_a_record_that_cannot_be_decoded_is_handed_over_without_its_bytes_
     unreadable = [r for r in handler.seen if r.value is None]
     assert [dict(r.headers).keys() for r in unreadable] == [{UNREADABLE}] * 75
     assert {r.offset % 50 for r in unreadable} == set(range(25, 50)), "the bad record, and what follows in its batch"
+
+
+@pytest.mark.apache_kafka
+async def test_a_follower_steps_over_what_cannot_be_decoded_and_catches_up(apache_kafka, unique_name):
+    arguments, topic = {"bootstrap_servers": apache_kafka.bootstrap_servers}, unique_name("requests")
+    await apache_kafka.create_topics({topic: 1})
+    producer = AIOKafkaProducer(**arguments)
+    await producer.start()
+    for number in range(3):
+        batch = _batch(producer, [b"%06d" % (10 * number + n) for n in range(10)], bad=5 if number == 1 else None)
+        await (await producer.send_batch(batch, topic, partition=0))
+    await producer.stop()
+    seen: list[bytes] = []
+    follower = Follower(topic=topic, arguments=arguments)
+    task = asyncio.create_task(follower.run(seen.append))
+    await asyncio.wait_for(follower.caught_up(), 30)
+    assert seen == [b"%06d" % n for n in (*range(15), *range(20, 30))], (
+        "all but the bad one, and what follows in its batch"
+    )
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_partition_that_was_held_back_for_long_is_no_stall(arguments, topic, unique_name):
+    limits = replace(LIMITS, max_pending=40, stall_s=1.0)
+    await write(arguments, topic, [b"%06d" % i for i in range(2000)])
+    handler = Collector(finishes=False)
+    async with member(arguments, topic, unique_name("group"), handler, limits=limits) as consumer:
+        await until(lambda: consumer.pending >= 20)
+        for _ in range(6):  # each time it is held back for longer than a stall, then there is room for a little
+            await asyncio.sleep(1.5)
+            for delivery in handler.open[:30]:
+                delivery.finish()
+            del handler.open[:30]
+        handler.finishes = True
+        for delivery in handler.open:
+            delivery.finish()
+        await until(lambda: len(handler.seen) == 2000, 40)
 
 
 def _batch(producer, values, *, bad):

@@ -120,7 +120,7 @@ class AwsSandbox:
         )
         try:
             return cls(process=process, endpoint=_ready_line(process)["endpoint"], account=account)
-        except BaseException:
+        except BaseException:  # a cancellation or Ctrl-C too: the process has to end with us
             _end(process)
             raise
 

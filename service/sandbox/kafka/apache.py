@@ -178,7 +178,7 @@ class ApacheKafka:
         try:
             broker._format()
             broker._start()
-        except BaseException:
+        except BaseException:  # a cancellation or Ctrl-C too: the process has to end with us
             broker.close()
             raise
         return broker

@@ -137,7 +137,7 @@ class LibrdkafkaBroker:
         broker = cls(process=process, log=log)
         try:
             broker._bootstrap_servers = broker._answer()["bootstrap_servers"]
-        except BaseException:
+        except BaseException:  # a cancellation or Ctrl-C too: the process has to end with us
             broker.close()
             raise
         return broker
