@@ -6,6 +6,7 @@ Stop: not ready, consumers drain and commit and leave their groups, then everyth
 
 import asyncio
 import gc
+import math
 import signal
 import socket
 from collections.abc import Coroutine, Sequence
@@ -270,6 +271,8 @@ class App:
             hold_s=settings.hold_s,
             max_hold_s=settings.max_hold_s,
             on_held=self._metrics.lane_held,
+            postpone=worker.postpone,
+            hold_at_most_s=settings.hold_at_most_s if settings.retry_delays_s else math.inf,
         )
         self._control.governs(dispatcher)
         self._view.works(dispatcher, directory)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
-from service.domain.lane import Work
+from service.domain.lane import Lane, Work
 from service.domain.offsets import Delivery
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.pacing import Quota
@@ -86,12 +86,17 @@ async def _nobody(command: Command, turn: Turn) -> None:  # noqa: ARG001
     raise RuntimeError(f"nobody here takes a {type(command).__name__}")
 
 
+async def _nowhere(command: EnsureCommand, held: Held) -> None:  # noqa: ARG001
+    raise RuntimeError("nobody here postpones")
+
+
 class Dispatcher:
     """Works submitted commands, each lane at its pace, at most `max_under_way` of the schedule at once.
 
-    `work`, `sweep` for a page of a sweep and `verify` for a second look return None when all that follows is durable, or Held. Anything
-    they raise is a bug and ends `run`, and with it the process, with nothing finished that was not done. Times are the clock's, which
-    must be the event loop's own.
+    `work`, `sweep` for a page of a sweep and `verify` for a second look return None when all that follows is durable, or Held. What
+    has waited `hold_at_most_s` in a lane that is held is not put back for ever: `postpone` returns when it waits elsewhere, durably, and
+    lets go of its records. Anything they raise is a bug and ends `run`, and with it the process, with nothing finished that was not
+    done. Times are in seconds of the clock, which must be the event loop's own.
     """
 
     def __init__(
@@ -105,6 +110,8 @@ class Dispatcher:
         on_held: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
         sweep: Callable[[SweepCommand, Turn], Awaitable[Held | None]] = _nobody,
         verify: Callable[[VerifyCommand, Turn], Awaitable[Held | None]] = _nobody,
+        postpone: Callable[[EnsureCommand, Held], Awaitable[None]] = _nowhere,
+        hold_at_most_s: float = float("inf"),
     ) -> None:
         self.schedule = schedule
         self._work = work
@@ -114,6 +121,8 @@ class Dispatcher:
         self._on_held = on_held
         self._sweep = sweep
         self._verify = verify
+        self._postpone = postpone
+        self._hold_at_most_s = hold_at_most_s
         self._tasks: asyncio.TaskGroup | None = None
         self._active: dict[Work, asyncio.Task[None]] = {}
         self._waiting: dict[Work, asyncio.Future[None]] = {}  # for tokens
@@ -248,10 +257,10 @@ class Dispatcher:
         self._tasks = None
         self._wake_at(None)
 
-    async def _run(self, work: Work) -> None:
+    async def _run(self, work: Work, overdue: Held | None = None) -> None:
         turn = Turn(self, work)
         try:
-            held = await self._worked(work.command, turn)
+            held = await self._worked(work, turn, overdue)
         except GivenUpError:
             self._leave(work)  # not finished: its records are to be read again
         except BaseException as e:  # a cancellation too: its place in the lane has to be left
@@ -266,13 +275,15 @@ class Dispatcher:
             else:
                 self._held(work, held)
 
-    def _worked(self, command: Command, turn: Turn) -> Awaitable[Held | None]:
-        match command:
-            case EnsureCommand():
+    def _worked(self, work: Work, turn: Turn, overdue: Held | None) -> Awaitable[Held | None]:
+        match work.command:
+            case EnsureCommand() as command if overdue is not None:
+                return self.parked(work, self._postpone(command, overdue))
+            case EnsureCommand() as command:
                 return self._work(command, turn)
-            case SweepCommand():
+            case SweepCommand() as command:
                 return self._sweep(command, turn)
-            case VerifyCommand():
+            case VerifyCommand() as command:
                 return self._verify(command, turn)
 
     def _finished(self, work: Work, turn: Turn) -> None:
@@ -290,7 +301,15 @@ class Dispatcher:
         lane = self.schedule.lane_of(work)
         if lane.hold(now, held.failure.label, first_s=self._hold_s, longest_s=self._max_hold_s):
             self._on_held(lane.id, held.failure, held.detail)
-        return self._leave(work, is_put_back=True)
+        self._leave(work, is_put_back=True)
+        return self._postpone_overdue(lane, held)
+
+    def _postpone_overdue(self, lane: Lane, held: Held) -> None:
+        if self._tasks is None:
+            return
+        for work in self.schedule.take_overdue(lane, self._clock.now(), after_s=self._hold_at_most_s):
+            self._idle.clear()
+            self._active[work] = self._tasks.create_task(self._run(work, held))
 
     def _leave(self, work: Work, *, is_put_back: bool = False) -> None:
         now = self._clock.now()

@@ -257,6 +257,12 @@ class Settings(BaseSettings):
         5.0, gt=0, description="How long a lane waits after a fault that is not the record's (seconds); doubles."
     )
     max_hold_s: float = Field(60.0, gt=0, description="The longest such wait (seconds): recovery is noticed within it.")
+    hold_at_most_s: float = Field(
+        900.0,
+        gt=0,
+        description="How long a command waits in such a lane before it does so on the retry topics (seconds), so that a role that is never "
+        "made does not keep the commit position of a partition where it is.",
+    )
 
     dead_letter_max_consecutive: int = Field(
         10_000,

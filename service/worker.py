@@ -84,6 +84,23 @@ class Worker:
                 await self._report(command, outcome)
         return None
 
+    async def postpone(self, command: EnsureCommand, held: Held) -> None:
+        """Let a command wait on the retry topics instead of in its lane, however often: what holds the lane is not its own fault.
+
+        Returns once that is durable. There must be a retry topic.
+        """
+        step = min(command.deferrals, len(self._retry_delays_s) - 1)
+        delay_s = self._retry_delays_s[step]
+        await self._defer(command.deferred(is_strike=False), step, delay_s)
+        outcome = Outcome(
+            log_group=command.log_group,
+            state=State.DEFERRED,
+            failure=held.failure,
+            detail=held.detail,
+            retry_in_s=delay_s,
+        )
+        await self._report(command, outcome)
+
     async def _defer(self, command: EnsureCommand, step: int, delay_s: float) -> None:
         due_ms = self._clock.epoch_ms() + round(delay_s * 1000)
         headers = [(DUE_HEADER, str(due_ms).encode())]

@@ -46,6 +46,8 @@ _IN_A_CROWD: Final = (
     2  # that a lane may start however many others have: one that calls, and one that is ready for the next token
 )
 _NEVER: Final = float("inf")
+# Of a lane that is held too long, after each hold, which is a minute at most: AWS lets 600 log groups a minute be made.
+_POSTPONED_AT_ONCE: Final = 1000
 
 # Getters in C: a look at a hundred thousand waiting commands takes 10 ms with them, 30 ms without, and holds everything up meanwhile.
 _PRIORITY: Final = attrgetter("priority")
@@ -97,6 +99,7 @@ class Lane:
         "_crowd",
         "_dirty",
         "_earliest",
+        "_held_since",
         "_held_until",
         "_hold_s",
         "_max_under_way",
@@ -135,6 +138,7 @@ class Lane:
         self._earliest = [0.0 for _ in Priority]  # the rank of the next of a class, if it has waited for longer
         self._running: dict[str, Work] = {}
         self._dirty: dict[str, Work] = {}
+        self._held_since = 0.0
         self._held_until = 0.0
         self._hold_s = 0.0
 
@@ -166,10 +170,9 @@ class Lane:
         if work is None and (work := self._startable()) is not None:
             self._dequeue(work)
             self._settle_rank(work, now)
-            self._running[work.log_group.name] = work
-            self._crowd.started += 1
+            self._start(work)
             self._preparing.add(work)
-        if work is not None:
+        elif work is not None:
             self._under_way += 1
         return work
 
@@ -245,6 +248,8 @@ class Lane:
         self.hold_reason = reason
         if now < self._held_until:
             return False
+        if not self.is_probing:
+            self._held_since = now
         self._hold_s = min(2 * self._hold_s or first_s, longest_s)
         self._held_until = now + self._hold_s
         return True
@@ -254,6 +259,31 @@ class Lane:
         self._held_until = 0.0
         self._hold_s = 0.0
         self.hold_reason = None
+
+    def take_overdue(self, now: float, *, after_s: float) -> list[Work]:
+        """Start commands that have waited for `after_s` seconds in a lane that has been held for as long: they are to be postponed.
+
+        The oldest, a thousand at most and no more than the crowd has room for; no pages of sweeps and no second looks, for which no
+        record waits. Looks at every command.
+        """
+        if not self.is_probing or now - self._held_since < after_s:
+            return []
+        overdue = [
+            work
+            for work in self._waiting.values()
+            if now - work.since >= after_s and isinstance(work.command, EnsureCommand)
+        ]
+        overdue.sort(key=_SINCE)
+        del overdue[max(0, min(_POSTPONED_AT_ONCE, self._crowd.limit - self._crowd.started)) :]
+        taken = set(overdue)
+        for priority, queue in zip(Priority, self._queues, strict=True):
+            left = [work for work in queue if work not in taken and work.priority is priority]
+            queue.clear()
+            queue.extend(left)
+        for work in overdue:
+            del self._waiting[work.log_group.name]
+            self._start(work)
+        return overdue
 
     def throttled(self, quota: Quota, now: float) -> None:
         """AWS refused a call for its rate."""
@@ -383,6 +413,11 @@ class Lane:
             urgent = self._head(Priority.URGENT)
             present = now if urgent is None else urgent.since  # for one class as for the other
             self._earliest[head.priority] = min(max(head.rank + spacing_s, present), now + MAX_DEBT_S)
+
+    def _start(self, work: Work) -> None:
+        self._running[work.log_group.name] = work
+        self._crowd.started += 1
+        self._under_way += 1
 
     def _dequeue(self, head: Work) -> None:
         self._queues[head.priority].popleft()

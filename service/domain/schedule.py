@@ -143,6 +143,13 @@ class Schedule:
         lane.put_back(work)
         self._left(lane, now)
 
+    def take_overdue(self, lane: Lane, now: float, *, after_s: float) -> list[Work]:
+        """Start what has waited too long in a lane that is held; see there. They may be more than are let under way: park them."""
+        works = lane.take_overdue(now, after_s=after_s)
+        for _ in works:
+            self._entered(lane)
+        return works
+
     def drop(self, now: float) -> list[Work]:
         """Forget what waits, and return the commands that wait for tokens: whoever works them is to give up and finish them.
 

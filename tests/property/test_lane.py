@@ -60,6 +60,7 @@ class Model:
     dirty: dict[str, Asked] = field(default_factory=dict)
     held_until: float = 0.0
     hold_s: float = 0.0
+    held_since: float = 0.0
     places: int = 0
     earliest: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(Priority, 0.0))
 
@@ -275,6 +276,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         is_new = self.lane.hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
         assert is_new == (self.now >= self.model.held_until)
         if is_new:
+            self.model.held_since = self.model.held_since if self.model.hold_s else self.now
             self.model.hold_s = min(60.0, 2 * self.model.hold_s if self.model.hold_s else 5.0)
             self.model.held_until = self.now + self.model.hold_s
 
@@ -282,6 +284,21 @@ class LaneAgainstModel(RuleBasedStateMachine):
     def release(self) -> None:
         self.lane.release()
         self.model.held_until = self.model.hold_s = 0.0
+
+    @rule(after_s=st.sampled_from([1.0, 40.0, 400.0]))
+    def take_overdue(self, after_s: float) -> None:
+        model = self.model
+        is_due = model.hold_s > 0 and self.now - model.held_since >= after_s
+        ages = {name: self.now - asked.since for name, asked in model.waiting.items()}
+        expected = {name for name, age_s in ages.items() if is_due and age_s >= after_s}
+        taken = self.lane.take_overdue(self.now, after_s=after_s)
+        assert {work.log_group.name for work in taken} == expected
+        for work in taken:
+            name = work.log_group.name
+            asked = model.running[name] = model.waiting.pop(name)
+            asked.doing, asked.inherited, asked.started_rank = Doing.GOING_ON, Priority.SWEEP, 0.0
+            self.works[name] = work
+            assert sorted(d.offset for d in work.deliveries) == sorted(asked.offsets)
 
     @rule(quota=QUOTAS)
     def throttled(self, quota: Quota) -> None:

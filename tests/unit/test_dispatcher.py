@@ -2,6 +2,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,13 @@ class Bench:
     """A dispatcher whose work, unless another is given, is one call, tried again after half a second while it fails."""
 
     def __init__(
-        self, work: Work | None = None, *, max_under_way: int = 256, max_lane: int = 16, latency_s: float = 0.1
+        self,
+        work: Work | None = None,
+        *,
+        max_under_way: int = 256,
+        max_lane: int = 16,
+        latency_s: float = 0.1,
+        **postponing: Any,
     ):
         self.log_groups = TimedLogGroups(latency_s=latency_s)
         self.deliveries = Deliveries()
@@ -60,6 +67,7 @@ class Bench:
             hold_s=5.0,
             max_hold_s=60.0,
             on_held=self.observer.lane_held,
+            **postponing,
         )
 
     async def call_until_it_succeeds(self, command: EnsureCommand, turn: Turn) -> Held | None:
@@ -324,6 +332,54 @@ async def test_a_lane_that_is_held_delays_no_other():
             bench.submit(str(number), OTHER_LANE)
         await asyncio.sleep(10.3)
         assert len(bench.log_groups.started(OTHER_LANE)) == 50
+
+
+@virtual_time
+async def test_what_waits_too_long_in_a_held_lane_is_postponed_and_lets_its_records_go():
+    postponed: list[tuple[float, str, FailureClass]] = []
+
+    async def postpone(command: EnsureCommand, held: Held) -> None:
+        await asyncio.sleep(0.5)  # until the broker has it
+        postponed.append((now() - began, command.log_group.name, held.failure))
+
+    async with Bench(postpone=postpone, hold_at_most_s=900).running() as bench:
+        bench.log_groups.failure = FailureClass.UNREACHABLE
+        began = now()
+        for number in range(40):
+            bench.submit(str(number))
+        await asyncio.sleep(600)
+        bench.submit("young")
+        await asyncio.sleep(300)
+        assert postponed == []
+        await asyncio.sleep(500)
+        assert bench.deliveries.open == {40}
+        assert {failure for *_, failure in postponed} == {FailureClass.UNREACHABLE}
+        assert sorted(name for _, name, _ in postponed) == sorted(map(str, range(40)))
+        # those that had started already come back one after the other
+        assert max(at for at, *_ in postponed) < 900 + 6 * 61
+        bench.log_groups.failure = None
+        await bench.until_idle()
+    assert not bench.deliveries.open
+    assert not bench.deliveries.finished_twice
+
+
+@virtual_time
+async def test_a_drain_waits_for_what_is_being_postponed():
+    async def postpone(command: EnsureCommand, held: Held) -> None:
+        await asyncio.sleep(3)
+
+    async with Bench(postpone=postpone, hold_at_most_s=60).running() as bench:
+        bench.log_groups.failure = FailureClass.UNREACHABLE
+        for number in range(10):
+            bench.submit(str(number))
+        while len(bench.deliveries.open) == 10:
+            await asyncio.sleep(1)
+            if any(lane.running > 8 for lane in bench.dispatcher.schedule):
+                break
+        assert await bench.dispatcher.drain(10) == 0
+        assert len(bench.deliveries.open) < 10
+        assert all(lane.is_idle and not lane.under_way for lane in bench.dispatcher.schedule)
+        assert bench.dispatcher.schedule.under_way == 0
 
 
 @virtual_time

@@ -5,9 +5,11 @@ import pytest
 from service.domain import lane as lanes
 from service.domain.command import Priority, Trigger
 from service.domain.lane import PATIENCE_S, Crowd, Lane, Work
+from service.domain.offsets import untracked
 from service.domain.pacing import Quota
+from service.domain.sweep import SweepCommand
 from tests.support import fakes
-from tests.support.fakes import Deliveries, ensure, lane_number
+from tests.support.fakes import LANE, Deliveries, ensure, lane_number
 
 START = 1000.0
 INTERVAL_S = 0.2
@@ -673,6 +675,78 @@ def test_after_a_hold_one_of_those_who_wait_for_tokens_calls_before_the_others_d
     assert bench.now == START + 5.0
     assert bench.lane.next(bench.now + 60) is None
     assert bench.lane.ready_at() is None
+
+
+def held_for(bench: Bench, seconds: float) -> None:
+    """Hold the lane, again and again, and find the fault still there at the end of it."""
+    until = bench.now + seconds
+    while bench.now < until:
+        bench.lane.hold(bench.now, "role-not-assumable", first_s=5.0, longest_s=60.0)
+        bench.now = min(until, bench.lane.held_until)
+
+
+def test_what_has_waited_too_long_in_a_held_lane_is_taken_out_of_it_oldest_first():
+    bench = Bench()
+    for name, trigger in (("a", Trigger.SWEEP), ("b", Trigger.CREATED)):
+        bench.add(name, trigger)
+        bench.now += 1
+    held_for(bench, 899)
+    bench.add("young")
+    assert bench.lane.take_overdue(bench.now, after_s=900) == []
+    held_for(bench, 1)
+    overdue = bench.lane.take_overdue(bench.now, after_s=900)
+    assert [work.log_group.name for work in overdue] == ["a", "b"]
+    assert (bench.lane.running, bench.lane.under_way) == (2, 2)
+    assert sum(bench.lane.waiting().values()) == 1
+    for work in overdue:
+        bench.finish(work)
+    assert bench.lane.under_way == 0
+    assert bench.next().log_group.name == "young"
+
+
+def test_a_group_that_is_asked_for_while_its_command_is_taken_out_waits_anew():
+    bench = Bench()
+    bench.add("a")
+    held_for(bench, 900)
+    (work,) = bench.lane.take_overdue(bench.now, after_s=900)
+    bench.add("a")
+    assert bench.lane.next(bench.now) is None, "two for one group"
+    bench.finish(work)
+    assert bench.lane.take_overdue(bench.now, after_s=900) == []
+    assert [d.offset for d in bench.next().deliveries] == [1]
+
+
+def test_commands_that_wait_for_their_turn_in_a_lane_that_was_held_a_moment_ago_are_not_overdue():
+    bench = Bench()
+    bench.add("a")
+    bench.now += 5000
+    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    assert bench.lane.take_overdue(bench.now, after_s=900) == []
+    held_for(bench, 899)
+    bench.lane.release()
+    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.now += 5
+    assert bench.lane.take_overdue(bench.now, after_s=900) == []
+
+
+def test_no_more_are_taken_out_than_the_crowd_has_room_for():
+    crowd = Crowd(limit=3)
+    lane = Lane(LANE, rates_per_s=dict.fromkeys(Quota, 5.0), max_under_way=16, now=START, crowd=crowd)
+    deliveries = Deliveries()
+    for name in "abcde":
+        lane.add(ensure(name), deliveries.next(), START)
+    lane.hold(START, "unreachable", first_s=900.0, longest_s=900.0)
+    assert len(lane.take_overdue(START + 900, after_s=900)) == 3
+    assert crowd.started == 3
+    assert lane.take_overdue(START + 900, after_s=900) == []
+
+
+def test_pages_of_sweeps_stay_in_their_lane_however_long_it_is_held():
+    lane = new_lane()
+    lane.add(SweepCommand(lane=LANE, sweep_id="s", asked_at_ms=0), untracked(), START)
+    lane.hold(START, "unreachable", first_s=900.0, longest_s=900.0)
+    assert lane.take_overdue(START + 900, after_s=900) == []
+    assert lane.next(START + 900) is not None
 
 
 def test_a_command_that_is_put_back_waits_its_turn_with_all_that_was_asked_meanwhile():

@@ -669,6 +669,24 @@ async def test_every_reason_not_to_decide_leads_where_the_table_says(failure: Fa
         )
 
 
+@pytest.mark.parametrize(("deferrals", "step"), [(0, 0), (2, 2), (50, 2)])
+@virtual_time
+async def test_a_command_that_its_lane_cannot_keep_waits_on_a_retry_topic_and_no_strike_is_counted(
+    deferrals: int, step: int
+):
+    bench = Bench()
+    command = ensure(requests=REQUEST_IDS, deferrals=deferrals, at_ms=NOW_MS, shown_key="")
+    await bench.worker.postpone(command, Held(FailureClass.ROLE_NOT_ASSUMABLE, "no such role"))
+    again = next(record for record in bench.publisher.records if record.topic == RETRIES[step])
+    assert EnsureCommand.from_bytes(again.value) == replace(command, deferrals=deferrals + 1, shown_key=None)
+    assert dict(again.headers)[DUE_HEADER] == str(NOW_MS + int(DELAYS_S[step] * 1000)).encode()
+    assert bench.topics == {RETRIES[step]: 1, OUTCOMES: 1, REQUESTS: 2}
+    assert bench.outcome["state"] == "deferred"
+    assert bench.outcome["failure"]["class"] == "role-not-assumable"
+    assert bench.outcome["retry_in_s"] == DELAYS_S[step]
+    assert bench.log_groups.calls == []
+
+
 @virtual_time
 async def test_without_retry_topics_nothing_is_lost_either():
     for failure in FAILURES:
