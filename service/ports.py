@@ -39,14 +39,20 @@ class TenantDirectory(Protocol):
     async def lists(self, account: AccountId) -> bool:
         """Whether some rule lists the account: in no other is a role assumed. Raises as `decide` does."""
 
-    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None] | None:
-        """Where log groups may be this tenant's, with its key there; or where they may be anybody's, without keys.
+    async def renew(self, account: AccountId) -> None:
+        """Let decisions in an account from now on be made by what the registry holds now, where it can be asked. Never raises."""
 
-        Empty for a tenant that there is not. None where the registry can only be asked account by account.
+    async def lanes(self) -> Collection[Lane] | None:
+        """Where log groups may be anybody's who has a key there. None where the registry can only be asked account by account.
+
+        Asks the registry itself, for all there is, which may take seconds. Raises as `decide` does.
         """
 
+    async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]] | None:
+        """Where log groups may be each of these tenants', with its key there; a tenant that there is not is left out. See `lanes`."""
+
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]] | None:
-        """Every tenant's keys, to see that some have changed. None as in `lanes`."""
+        """Every tenant's keys, to see that some have changed: cheap while nothing has. None and errors as in `lanes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     )
     rekey_automatically: bool = Field(
         default=False,
-        description="Whether a tenant's changed key in the tenant file has its log groups brought under it, without `logwarden rekey`. Off, "
+        description="Whether a tenant's changed key in the registry has its log groups brought under it, without `logwarden rekey`. Off, "
         "since a mistake in the file would go everywhere. The first start, and one after `topic_request_retention_s`, looks at everything.",
     )
 

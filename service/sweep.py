@@ -33,6 +33,8 @@ _LONGEST_WAIT_S: Final = 60.0  # between two attempts
 _GIVE_UP_S: Final = (
     3600.0  # without a page the lane is given up: a Region that the account has not enabled never answers
 )
+# AWS honours a page's token for a day; an hour of tries at the page has to fit as well. A lane that was paused for longer begins anew.
+_TOKEN_S: Final = 22 * 3600.0
 # A tenant's key is not the one that whoever asked has read: copies of a registry differ for a minute or two after a change.
 _AGREE_S: Final = 300.0
 _REPORT_INTERVAL_S: Final = 30.0
@@ -75,7 +77,7 @@ class Sweeper(Forwarding):
                 walk.deliveries.append(delivery)
                 return
         now = self._clock.now()
-        walks.append(_Walk(command, [delivery], began_at=now, reported_at=now))
+        walks.append(_Walk(command, [delivery], began_at=now, reported_at=now, token_at=now))
         if len(walks) == 1:
             self._go_on(walks[0])
 
@@ -95,6 +97,8 @@ class Sweeper(Forwarding):
         walk = self._current(command.lane)
         if walk is None or walk.command.sweep_id != command.sweep_id:
             return None  # forgotten
+        if self._clock.now() - walk.token_at >= _TOKEN_S:
+            walk.begin_anew()
         try:
             page: _Page = await self._retrying(walk, turn)(self._look, walk, turn)
         except CallFailedError as e:
@@ -113,6 +117,10 @@ class Sweeper(Forwarding):
 
     async def _look(self, walk: "_Walk", turn: Turn) -> "_Page":
         lane = walk.command.lane
+        if (
+            walk.token is None
+        ):  # also at each new try: whoever asked for the sweep may know of a change that is not known here
+            await self._directory.renew(lane.account)
         if not await self._directory.lists(lane.account):
             raise CallFailedError(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {lane.account}")
         async with turn.call(Quota.DESCRIBE):
@@ -177,6 +185,7 @@ class Sweeper(Forwarding):
         for finding in page.findings:
             self._act(walk, finding)
         walk.token, walk.is_walked = page.next_token, page.next_token is None
+        walk.token_at = self._clock.now()
         if self._clock.now() - walk.reported_at >= _REPORT_INTERVAL_S:
             walk.reported_at = self._clock.now()
             await self._report(walk, is_done=False)
@@ -306,6 +315,7 @@ class _Walk:
     deliveries: list[Delivery]
     began_at: float
     reported_at: float
+    token_at: float
     token: str | None = None
     is_walked: bool = False
     is_asked: bool = False  # its next page waits in the lane
@@ -315,3 +325,9 @@ class _Walk:
     old_keys: Counter[str] = field(default_factory=Counter)
     failing_since: float | None = None
     failure: tuple[str, str] | None = None
+
+    def begin_anew(self) -> None:
+        """Walk the lane from its start; groups that are being ensured are counted when they end."""
+        self.token = None
+        self.counts.clear()
+        self.old_keys.clear()

@@ -48,10 +48,10 @@ async def lanes_to_sweep(
 
     Raises NoLanesError, and CallFailedError when the registry cannot be asked.
     """
-    known = None if directory is None else await directory.lanes(tenant)
+    known = None if directory is None else await _known_lanes(directory, tenant)
     if known is None:
         if not accounts or not regions:
-            raise NoLanesError("the registry is asked account by account: name accounts and Regions")
+            raise NoLanesError("nothing here lists all tenants, since the registry cannot: name accounts and Regions")
         known = {Lane(account, region): None for account, region in product(accounts, regions)}
     lanes = {
         lane: key
@@ -64,6 +64,14 @@ async def lanes_to_sweep(
     if len(lanes) > MAX_LANES:
         raise NoLanesError(f"{len(lanes)} accounts and Regions: a sweep has {MAX_LANES} at most, so name fewer of them")
     return lanes
+
+
+async def _known_lanes(directory: TenantDirectory, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None] | None:
+    if tenant is None:
+        lanes = await directory.lanes()
+        return None if lanes is None else dict.fromkeys(lanes)
+    by_tenant = await directory.lanes_of({tenant})
+    return None if by_tenant is None else by_tenant.get(tenant, {})
 
 
 class SweepRequests:

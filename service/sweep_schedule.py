@@ -24,6 +24,7 @@ INTERVAL_CALLER: Final = "logwarden, by interval"
 REKEY_CALLER: Final = "logwarden, by changed keys"
 _LOOK_S: Final = 10.0  # between two looks whether one is due: nobody waits for it, and it costs nothing while none is
 _FAILED_LOOK_S: Final = 60.0  # after one that failed: the log should say so, and not fill up with it
+_MAX_TENANTS: Final = 100  # that are swept one by one after a change of their keys
 
 TenantKeys = Mapping[TenantId, Mapping[Region, KeyRef]]
 _log = structlog.get_logger(__name__)
@@ -79,9 +80,7 @@ class SweepSchedule:
     async def _rekey(self) -> None:
         keys = await self._directory.keys()
         if keys is None:
-            raise NoLanesError(
-                "the registry is asked account by account: it cannot be seen here that a key has changed"
-            )
+            raise NoLanesError("the registry cannot list all tenants: it cannot be seen here that a key has changed")
         if keys == self._keys:
             return
         before, digest = self._keys, _digest(keys)
@@ -91,24 +90,27 @@ class SweepSchedule:
             is_known = before is not None and last is not None and last.keys == _digest(before)
             changed = _changed(before, keys) if is_known and before is not None else None
             sweeps = [(tenant, lanes) for tenant, lanes in await self._concerned(changed) if lanes]
-            for tenant, lanes in sweeps:
-                is_last = lanes is sweeps[-1][1]  # which says that the change is seen to, once all of it is asked for
-                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER, keys=digest if is_last else "")
+            # The last one says that the change is seen to, once all of it is asked for; where only a tenant is gone, it has no lanes.
+            *others, last_one = sweeps or [(None, {})]
+            for tenant, lanes in others:
+                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER)
+            await self._sweeps.ask(last_one[1], tenant=last_one[0], caller=REKEY_CALLER, keys=digest)
         self._keys = keys
 
     async def _concerned(
         self, changed: Mapping[TenantId, frozenset[Region]] | None
     ) -> Sequence[tuple[TenantId | None, Mapping[Lane, KeyRef | None]]]:
         """Each tenant of a change with its lanes and its keys there, by which an owner knows that its registry lags behind; everything
-        where it is not known what has changed.
+        where it is not known what has changed, and where so many tenants have that a sweep for each would look at groups many times.
         """
-        if changed is None:
-            return [(None, await lanes_to_sweep(self._directory, accounts=(), regions=(), tenant=None))]
-        concerned: list[tuple[TenantId | None, Mapping[Lane, KeyRef | None]]] = []
-        for tenant, regions in changed.items():
-            theirs = await self._directory.lanes(tenant) or {}
-            concerned.append((tenant, {lane: key for lane, key in sorted(theirs.items()) if lane.region in regions}))
-        return concerned
+        if changed is not None and len(changed) <= _MAX_TENANTS:
+            lanes_of = await self._directory.lanes_of(changed.keys()) or {}
+            return [
+                (tenant, {lane: key for lane, key in sorted(lanes.items()) if lane.region in changed[tenant]})
+                for tenant, lanes in sorted(lanes_of.items())
+            ]
+        regions = frozenset().union(*changed.values()) if changed else ()
+        return [(None, await lanes_to_sweep(self._directory, accounts=(), regions=regions, tenant=None))]
 
 
 def _changed(before: TenantKeys, now: TenantKeys) -> Mapping[TenantId, frozenset[Region]]:

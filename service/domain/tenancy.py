@@ -4,7 +4,6 @@ A tenant has rules of its own; shared rules read the tenant out of the name. Wha
 give to two tenants gets none either, or goes to the rule that comes first: that is the operator's to choose.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +12,7 @@ from typing import Final
 
 from service.domain.claims import AccountClaims, Claim, by_account
 from service.domain.conditions import MAX_LISTED, Conditions, Unmet, listed
-from service.domain.log_group import AccountId, KeyRef, Lane, LogGroup, Region, TenantId, key_region
+from service.domain.log_group import AccountId, KeyRef, LogGroup, Region, TenantId, key_region
 from service.domain.outcome import FailureClass
 from service.domain.overlaps import Overlap, overlaps
 
@@ -122,15 +121,16 @@ class TenantRules:
         match: Match = Match.ALL_AGREE,
         ignore_tag: IgnoreTag = IgnoreTag.WHEN_KNOWN,
     ) -> None:
-        self._tenants = {tenant.id: tenant for tenant in tenants}
-        if len(self._tenants) != len(tenants):
+        self.tenants = {tenant.id: tenant for tenant in tenants}
+        if len(self.tenants) != len(tenants):
             raise ValueError("two tenants have one id")
-        if default is not None and default not in self._tenants:
+        if default is not None and default not in self.tenants:
             raise ValueError(f"the default tenant {default} is not among the tenants")
         if not all(rule.accounts for rule in shared):
             raise ValueError("a shared rule has no accounts")
+        self.shared = tuple(shared)
         self._exclusions = tuple(_labelled(exclusions))
-        self._default = None if default is None else self._tenants[default]
+        self._default = None if default is None else self.tenants[default]
         self._is_first_match = match is Match.FIRST_MATCH
         self._ignore_tag = ignore_tag
         numbered = chain(
@@ -144,39 +144,21 @@ class TenantRules:
 
     def __len__(self) -> int:
         """The number of tenants."""
-        return len(self._tenants)
+        return len(self.tenants)
 
     def lists(self, account: AccountId) -> bool:
         """Whether some rule lists the account: in no other is a role assumed."""
         return account in self._claims
 
-    def lanes(self, tenant: TenantId | None = None) -> dict[Lane, KeyRef | None]:
-        """Where rules may give log groups to this tenant, with its key there; or to any tenant with a key there, without the keys.
-
-        Empty for a tenant that there is not.
-        """
-        regions: defaultdict[frozenset[AccountId], set[Region]] = defaultdict(set)
-        shared = [claim.conditions for claim in self._all if claim.owner is None]
-        for each in self._tenants.values():
-            if tenant in {None, each.id}:
-                for rule in chain(each.rules, shared):
-                    regions[rule.accounts] |= rule.regions & each.keys.keys() if rule.regions else each.keys.keys()
-                if each is self._default:
-                    regions[frozenset(self._claims)] |= each.keys.keys()
-        keys: Mapping[Region, KeyRef] = (
-            {} if tenant is None or tenant not in self._tenants else self._tenants[tenant].keys
-        )
-        return {
-            Lane(account, region): keys.get(region)
-            for accounts, some in regions.items()
-            for account in accounts
-            for region in some
-        }
-
     @property
     def keys(self) -> dict[TenantId, Mapping[Region, KeyRef]]:
         """Every tenant's keys."""
-        return {tenant.id: tenant.keys for tenant in self._tenants.values()}
+        return {tenant.id: tenant.keys for tenant in self.tenants.values()}
+
+    @property
+    def default(self) -> TenantId | None:
+        """Whose is what no rule matches."""
+        return None if self._default is None else self._default.id
 
     def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
         """Decide whose a log group is and which key it goes under. Pure: the same question has the same answer.
@@ -198,7 +180,7 @@ class TenantRules:
         rivals = [claim for claim, claimant in matching if claimant != tenant_id]
         if rivals and not self._is_first_match:
             return Undecided(FailureClass.AMBIGUOUS_TENANT, f"{first} matches, and so does {min(rivals)}")
-        tenant = self._tenants.get(tenant_id)
+        tenant = self.tenants.get(tenant_id)
         if tenant is None:
             detail = f"{first} reads the tenant {tenant_id} out of the name, and there is no such tenant"
             return Undecided(FailureClass.UNKNOWN_TENANT, detail)
@@ -222,7 +204,7 @@ class TenantRules:
             for claim in claims.candidates_for_some_tags(log_group.name)
         ):
             return True
-        tenant = self._tenants.get(tenant_id) if tenant_id is not None else self._default
+        tenant = self.tenants.get(tenant_id) if tenant_id is not None else self._default
         return tenant is not None and any(
             exclusion.conditions.unmet(log_group, None) is Unmet.TAGS_UNKNOWN for exclusion in tenant.exclusions
         )
@@ -246,7 +228,7 @@ class TenantRules:
         for claim in claims:
             note = self._what_comes_of(claim, claimants) if claim in claimants else ""
             findings.append(Finding(str(claim), claim.conditions.why_not(log_group, tags), note))
-        for tenant in (self._tenants[id_] for id_ in owners if id_ in self._tenants):
+        for tenant in (self.tenants[id_] for id_ in owners if id_ in self.tenants):
             for label, conditions in _labelled(tenant.exclusions, tenant.id):
                 findings.append(Finding(label, conditions.why_not(log_group, tags)))
         return findings
@@ -292,7 +274,7 @@ class TenantRules:
         rival = next((other for other, other_id in claimants.items() if other_id != id_), None)
         if rival is not None and not self._is_first_match:
             return f"disagrees with {rival}"
-        if id_ not in self._tenants:
+        if id_ not in self.tenants:
             return f"reads the tenant {id_} out of the name, and there is no such tenant"
         if claim is not first:
             return f"agrees with {first}"

@@ -17,10 +17,11 @@ from typing import Final, Self
 
 import structlog
 
-from service.domain.log_group import AccountId, LogGroup, TenantId
+from service.domain.log_group import AccountId, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.tenancy import Decision, TenantRules
 from service.ports import Clock
+from service.registry.listing import TenantList
 from service.registry.source import (
     AccountSource,
     AccountTenants,
@@ -81,6 +82,7 @@ class CachedDirectory:
         self._clock = clock
         self._observer = observer
         self._limits = limits or CacheLimits()
+        self._list = TenantList(source, clock=clock, timeout_s=self._limits.timeout_s)
         self._listed: OrderedDict[AccountId, _Held] = OrderedDict()
         self._unlisted: OrderedDict[AccountId, _Held] = OrderedDict()
         self._failing: dict[AccountId, _Held] = {}  # in the order of their failures
@@ -139,13 +141,22 @@ class CachedDirectory:
         """Whether some rule lists the account. Raises as `decide` does."""
         return (await self.rules_on(account)).lists(account)
 
-    async def lanes(self, tenant: TenantId | None) -> None:  # noqa: ARG002  the port's
-        """None: the source is asked account by account, and never for all there are."""
-        return
+    async def lanes(self) -> Collection[Lane] | None:
+        """Where log groups may be anybody's, by the source's list of tenants. Raises as `decide` does."""
+        return await self._list.lanes()
 
-    async def keys(self) -> None:
-        """None, as `lanes`."""
-        return
+    async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]] | None:
+        """Where they may be these tenants', with their keys. Raises as `decide` does."""
+        return await self._list.lanes_of(tenants)
+
+    async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]] | None:
+        """Every tenant's keys. Raises as `decide` does."""
+        return await self._list.keys()
+
+    async def renew(self, account: AccountId) -> None:
+        """Ask the source again before the next decision in the account."""
+        if (held := self._found(account)) is not None:
+            held.epoch += 1
 
     async def rules_on(self, account: AccountId) -> TenantRules:
         """The rules that decide in an account. Raises CallFailedError(REGISTRY_UNAVAILABLE), with what the source said."""
@@ -171,6 +182,7 @@ class CachedDirectory:
     def invalidate(self, accounts: Collection[AccountId] | None) -> None:
         """Ask the source again before the next decision in these accounts, in all of them for None."""
         self.loaded_at_ms = self._clock.epoch_ms()
+        self._list.changed()
         for held in self._all() if accounts is None else filter(None, map(self._found, accounts)):
             held.epoch += 1
 

@@ -8,7 +8,7 @@ have no tenants.
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from service.domain.log_group import AccountId, InvalidIdentityError, key_ref, key_region
-from service.domain.tenancy import TenantRules
+from service.domain.tenancy import Tenant, TenantRules
 from service.registry.located_yaml import Location
-from service.registry.schema import Contradiction, RuleEntry, SharedRuleEntry, TenantEntry, TenantFile, entry_at
+from service.registry.schema import Contradiction, RuleEntry, SharedRuleEntry, TenantEntry, TenantFile, Units, entry_at
 from service.registry.source import AccountTenants, SourceDataError
 
 _QUICK: Final = 50  # tenants that are checked in a few ms; more would hold up the event loop
@@ -60,7 +60,7 @@ async def account_tenants(
 def _rules(data: Any) -> TenantRules:
     document, problems = check(data, AccountDocument)
     if document is None or problems:
-        raise SourceDataError("\n".join(map(_told, problems)))
+        raise SourceDataError(problems_text(problems))
     return document.rules()
 
 
@@ -84,6 +84,23 @@ def tenants_by_account(tenant_file: TenantFile) -> Iterator[tuple[AccountId, lis
         for account in {account for rule in tenant.rules for account in accounts_of(rule)} - everybodys:
             tenants.setdefault(account, []).append(tenant)
     yield from tenants.items()
+
+
+def tenant_in(data: Any, units: Units) -> Tenant:
+    """One tenant as a registry has it written. Raises SourceDataError with every problem in it."""
+    try:
+        return TenantEntry.model_validate(data).tenant(units)
+    except ValidationError as e:
+        errors = e.errors(include_url=False)
+        problems = [Contradiction(each["loc"], _reason(_in_a_file(each), None)) for each in errors]
+        raise SourceDataError(problems_text(problems)) from e
+    except ValueError as e:
+        raise SourceDataError(str(e)) from e
+
+
+def _in_a_file(error: ErrorDetails) -> ErrorDetails:
+    """An error in a tenant, as one of a document that has only this tenant."""
+    return {**error, "loc": ("tenants", 0, *error["loc"])}
 
 
 def digest_of(data: Any) -> str:
@@ -128,8 +145,9 @@ def told(problem: Contradiction, called: Callable[[Location], str] = path_of) ->
     return f"{problem.reason} {called(problem.other)}" if problem.other else problem.reason
 
 
-def _told(problem: Contradiction) -> str:
-    return f"{path_of(problem.at)}: {told(problem)}" if problem.at else told(problem)
+def problems_text(problems: Iterable[Contradiction]) -> str:
+    """A line for each problem."""
+    return "\n".join(f"{path_of(each.at)}: {told(each)}" if each.at else told(each) for each in problems)
 
 
 def _contradictions(data: Any) -> Iterator[Contradiction]:

@@ -12,11 +12,14 @@ exist; REGISTRY/EVERYWHERE need not.
 DynamoDB has no snapshot over several items, so the version is a lock for readers: whoever changes more than one item sets
 `is_changing` first, and at the end adds 1 to `version` and removes `is_changing`. An answer counts only where the version was the
 same before and after and nobody was changing anything. One item alone may be changed at any time; adding 1 to `version` after it
-spreads the change within seconds instead of the cache's ttl. All reads are strongly consistent.
+spreads the change within seconds instead of the cache's ttl. All reads for decisions are strongly consistent.
+
+Which tenants there are is found out by a scan, which is read by half the units: once after a change where tenants are re-keyed by
+themselves, and for sweeps. An index of tenants would be one more thing to keep in step.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -30,7 +33,7 @@ from botocore.parsers import ResponseParserError
 from service.domain.log_group import AccountId
 from service.registry.document import account_tenants
 from service.registry.polling import VersionPoll
-from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError
+from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError, TenantPage
 
 REGISTRY: Final = "REGISTRY"
 VERSION_KEY: Final = {"pk": {"S": REGISTRY}, "sk": {"S": "VERSION"}}
@@ -46,7 +49,8 @@ Item = Mapping[str, Mapping[str, Any]]
 class DynamoDbSource:
     """The `AccountSource` over such a table. Use it as a context manager; it connects when it is first asked.
 
-    Credentials are the process's own. Needs dynamodb:Query and dynamodb:GetItem on the table.
+    Credentials are the process's own. Needs dynamodb:Query and dynamodb:GetItem on the table, and for sweeps and re-keys that name
+    no accounts dynamodb:Scan.
     """
 
     def __init__(
@@ -98,6 +102,27 @@ class DynamoDbSource:
             "the table is being changed; where nobody does that, a writer ended before it removed is_changing"
         )
 
+    async def tenants(self) -> AsyncGenerator[TenantPage, None]:
+        """Every tenant, once for each of its accounts: a scan, of a megabyte a page. Raises SourceError."""
+        registry = {item["sk"]["S"]: item async for item in self._partition(REGISTRY)}
+        if _version_in(registry.get("VERSION")) is None:
+            raise SourceUnavailableError("the table is being changed")
+        everywhere = _document([], registry.get("EVERYWHERE", {}))
+        yield TenantPage(everywhere, everywhere["tenants"])
+        start: dict[str, Any] = {}
+        while True:
+            answer = await self.call(
+                "scan",
+                FilterExpression="begins_with(pk, :account)",
+                ExpressionAttributeValues={":account": {"S": "ACCOUNT#"}},
+                ProjectionExpression="pk, sk, tenant",
+                **start,
+            )
+            yield TenantPage(everywhere, [_attribute(item, "tenant") for item in _items_in(answer, "scan")])
+            if not (last := answer.get("LastEvaluatedKey")):
+                return
+            start = {"ExclusiveStartKey": last}
+
     async def _read_version(self) -> str | None:
         """The version of the last finished change. Raises SourceError."""
         answer = await self.call("get_item", Key=VERSION_KEY, ConsistentRead=True)
@@ -113,9 +138,7 @@ class DynamoDbSource:
                 ConsistentRead=True,
                 **start,
             )
-            if "Items" not in answer:
-                raise SourceUnavailableError("query: the answer is not DynamoDB's; a proxy's, perhaps")
-            for item in answer["Items"]:
+            for item in _items_in(answer, "query"):
                 yield item
             if not (last := answer.get("LastEvaluatedKey")):
                 return
@@ -151,6 +174,13 @@ class DynamoDbSource:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+def _items_in(answer: Mapping[str, Any], operation: str) -> list[Item]:
+    if "Items" not in answer:
+        raise SourceUnavailableError(f"{operation}: the answer is not DynamoDB's; a proxy's, perhaps")
+    items: list[Item] = answer["Items"]
+    return items
 
 
 def _version_in(item: Item | None) -> str | None:

@@ -7,7 +7,7 @@ are in force stay in force.
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import structlog
 
 from service.clock import LoopClock
 from service.domain.log_group import AccountId, KeyRef, Lane, LogGroup, Region, TenantId
+from service.domain.reach import reach_of
 from service.domain.tenancy import Decision, TenantRules
 from service.ports import Clock
 from service.registry.document import check, path_of, told
@@ -235,9 +236,19 @@ class FileDirectory:
         """Whether a rule in force lists the account."""
         return self._rules.lists(account)
 
-    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
-        """Where the rules in force may give log groups to this tenant, or to any."""
-        return await asyncio.to_thread(self._rules.lanes, tenant)  # a second for ten thousand tenants
+    async def renew(self, account: AccountId) -> None:  # noqa: ARG002  the port's
+        """Look whether the file has changed."""
+        await self.refresh()
+
+    async def lanes(self) -> Collection[Lane]:
+        """Where the rules in force may give log groups to anybody."""
+        return await asyncio.to_thread(
+            lambda rules: reach_of(rules).lanes, self._rules
+        )  # a second for ten thousand tenants
+
+    async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]]:
+        """Where they may give some to these tenants."""
+        return await asyncio.to_thread(_lanes_of, self._rules, tenants)
 
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
         """Every tenant's keys, by the rules in force."""
@@ -278,6 +289,11 @@ class FileDirectory:
             return False
         self._accept(rules, version)
         return True
+
+
+def _lanes_of(rules: TenantRules, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]]:
+    reach = reach_of(rules)
+    return {each: reach.lanes_of(rules.tenants[each]) for each in tenants if each in rules.tenants}
 
 
 def _status(path: Path) -> tuple[tuple[str | int, ...], ...] | None:

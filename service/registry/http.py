@@ -3,26 +3,39 @@
     GET {url}/accounts/{account}   200: the account's tenant document, in JSON; with an ETag it is asked for by If-None-Match, 304
                                    404 with {"account": "ID"}, this very account: no tenant lists it
     GET {url}/version              200: a text that changes with any tenant; 404: the service has none
+    GET {url}/tenants?limit=500    200: as many tenants at most as one document, in JSON, with "next": "TEXT" where there are more
+        [&after=TEXT]              and TEXT is the `next` of the page before; 404: the service has no such list
 
 The document is the tenant file cut down to the account: `version: 1`, `tenants` (those with a rule on the account, and the default
-tenant), `default_tenant` and `exclude`. Anything else is a failure and never an answer: redirects, other statuses, and a 404 that
+tenant), `default_tenant` and `exclude`. That of a page of tenants is cut down to those tenants. Without the list, sweeps and re-keys
+have to name accounts and Regions, and tenants are not re-keyed by themselves. Anything else is a failure and never an answer: redirects, other statuses, and a 404 that
 does not name the account, since that is what an ingress or a framework says for a path that is wrong.
 """
 
 import json
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 import httpx
 
 from service.domain.log_group import AccountId
 from service.registry.document import account_tenants, digest_of
 from service.registry.polling import VersionPoll
-from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError
+from service.registry.source import (
+    AccountTenants,
+    CannotListError,
+    Invalidate,
+    SourceDataError,
+    SourceUnavailableError,
+    TenantPage,
+)
 
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024  # ten thousand tenants that share one account
 _MAX_VERSION_BYTES: Final = 1024
+_PAGE: Final = 500  # tenants that are asked for at once: some 250 kB
 _POOL: Final = 16  # connections: what the cache asks at once
 _KEEPALIVE_S: Final = 2.0  # under the 5 s of common servers: one that they are closing would fail the request
 _SHOWN: Final = 200  # characters of a foreign answer
@@ -75,11 +88,29 @@ class HttpSource:
             return await account_tenants({"version": 1}, account=account, known=known)
         if response.status_code != httpx.codes.OK or not is_json:
             raise _unusable(response, body)
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError) as e:
-            raise SourceDataError(f"the document is not JSON: {e}") from e
-        return await account_tenants(document, account=account, known=known, etag=response.headers.get("etag"))
+        return await account_tenants(_document(body), account=account, known=known, etag=response.headers.get("etag"))
+
+    async def tenants(self) -> AsyncGenerator[TenantPage, None]:
+        """Every tenant, by the pages of the service. Raises SourceError."""
+        after: Any = ""
+        while True:
+            path = f"tenants?{urlencode({'limit': _PAGE} | ({'after': after} if after else {}))}"
+            response, body = await self._get(path, {}, max_bytes=_MAX_BODY_BYTES)
+            if response.status_code == httpx.codes.NOT_FOUND and not after:
+                raise CannotListError("the tenant service has no list of tenants")
+            if response.status_code != httpx.codes.OK or not _is_json(response):
+                raise _unusable(response, body)
+            page = _document(body)
+            tenants, after = (
+                (page.pop("tenants", None), page.pop("next", None)) if isinstance(page, dict) else (None, None)
+            )
+            if not isinstance(tenants, list):
+                raise SourceDataError("a page of tenants is no document with a list of them")
+            if not isinstance(after, str | None) or (after and not tenants):
+                raise SourceDataError("a page of tenants names a next one that leads nowhere")
+            yield TenantPage(page, tenants)
+            if not after:
+                return
 
     async def _read_version(self) -> str | None:
         response, body = await self._get("version", {}, max_bytes=_MAX_VERSION_BYTES)
@@ -112,6 +143,13 @@ class HttpSource:
         except (OSError, UnicodeDecodeError) as e:
             raise SourceUnavailableError(f"the token file cannot be read: {e}") from e
         return {"Authorization": f"Bearer {token}"}
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as e:
+        raise SourceDataError(f"the document is not JSON: {e}") from e
 
 
 def _is_json(response: httpx.Response) -> bool:

@@ -228,7 +228,7 @@ class TenantFile(_Entry):
 
     @cached_property
     def _rules(self) -> TenantRules:
-        units = self._units()
+        units = self.units()
         return TenantRules(
             tenants=[entry.tenant(units) for entry in self.tenants],
             shared=[entry.conditions(units) for entry in self.shared_rules],
@@ -238,7 +238,8 @@ class TenantFile(_Entry):
             ignore_tag=IgnoreTag(self.ignore_tag),
         )
 
-    def _units(self) -> Units:
+    def units(self) -> Units:
+        """The accounts of each organizational unit. Raises as `rules` does."""
         accounts: dict[str, frozenset[AccountId]] = {}
         for name in TopologicalSorter(self.organizational_units).static_order():  # members before their units
             members = self.organizational_units.get(name)

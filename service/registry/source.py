@@ -4,9 +4,9 @@ Every rule lists accounts, so the tenants with a rule on an account, the exclusi
 a decision in that account needs. An organisation of ten thousand tenants is never loaded as a whole.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from service.domain.log_group import AccountId
 from service.domain.tenancy import TenantRules
@@ -34,8 +34,20 @@ class SourceUnavailableError(SourceError):
     """The source did not answer in time, refused, or answered with something that is not from a registry."""
 
 
+class CannotListError(SourceError):
+    """The source answers for one account at a time, and has no list of all tenants."""
+
+
 class SourceDataError(SourceError):
     """The source answered, and what it holds is wrong: a line for each problem. Its data must not be used, not even in part."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPage:
+    """Some tenants as they are written, which may be wrong, and what holds for everybody: the other fields of the tenant file."""
+
+    everywhere: Mapping[str, Any]
+    tenants: Sequence[Any]
 
 
 # None stands for every account.
@@ -58,6 +70,13 @@ class AccountSource(Protocol):
 
         `known` is an earlier answer, to ask only for what is newer. Raises SourceError. Reads only, so it may be cancelled at any
         time; the caller limits its time.
+        """
+
+    def tenants(self) -> AsyncGenerator[TenantPage, None]:
+        """Every tenant, some perhaps more than once, by pages of what a moment's work is; at least one page.
+
+        Changes meanwhile may be seen or not. Raises SourceError, of which CannotListError where there is no such list. Reads only; the
+        caller limits the time of each page, and closes what it does not read to the end.
         """
 
     async def watch(self, invalidate: Invalidate) -> None:

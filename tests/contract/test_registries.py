@@ -3,18 +3,22 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from service.domain.log_group import AccountId, LogGroup
+from service.domain.log_group import AccountId, Lane, LogGroup, TenantId
 from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.reach import reach_of
 from service.domain.tenancy import Decision, Owned, Undecided
 from service.registry.cache import CacheLimits
 from service.registry.file import FileDirectory
+from service.registry.schema import TenantFile
+from service.registry.source import Registry
 from tests.support.aws_server import set_own_environment
 from tests.support.registries import DynamoDbScene, HttpScene, PostgresqlScene, Scene, opened, parsed
 
@@ -80,17 +84,19 @@ tenants:
 @pytest.fixture(params=["dynamodb", "postgresql", "http"])
 async def scene(request, monkeypatch) -> AsyncIterator[Scene]:
     """Each registry that is elsewhere."""
-    opening: AbstractAsyncContextManager[Scene]
+    async with opening(request, monkeypatch) as scene:
+        yield scene
+
+
+def opening(request, monkeypatch) -> AbstractAsyncContextManager[Scene]:
     match request.param:
         case "dynamodb":
             set_own_environment(monkeypatch)
-            opening = DynamoDbScene.open(request.getfixturevalue("aws_process"))
+            return DynamoDbScene.open(request.getfixturevalue("aws_process"))
         case "postgresql":
-            opening = PostgresqlScene.open(request.getfixturevalue("postgres"))
+            return PostgresqlScene.open(request.getfixturevalue("postgres"))
         case _:
-            opening = HttpScene.open()
-    async with opening as scene:
-        yield scene
+            return HttpScene.open()
 
 
 def key_in(decision: Decision) -> str:
@@ -344,6 +350,135 @@ async def test_wrong_data_with_nothing_before_them_give_no_key_and_say_what_is_w
     await scene.store_wrong(ACCOUNT)
     async with opened(scene, LIMITS) as registry:
         assert "tenants[0].keys.eu-west-1: key 'alias/wrong' is not" in await unavailable(registry.directory)
+
+
+# -- what there is: the tenant file too passes these
+
+
+@dataclass
+class Lister:
+    """Any registry: `store` fills it, `opened` gives its directory."""
+
+    store: Callable[[TenantFile], Awaitable[None]]
+    opened: Callable[[], AbstractAsyncContextManager[Registry]]
+
+
+@pytest.fixture(params=["file", "dynamodb", "postgresql", "http"])
+async def lister(request, monkeypatch, tmp_path) -> AsyncIterator[Lister]:
+    if request.param == "file":
+        path = tmp_path / "tenants.json"
+
+        async def write(tenant_file: TenantFile) -> None:
+            path.write_text(tenant_file.model_dump_json(exclude_defaults=True))
+
+        @asynccontextmanager
+        async def read() -> AsyncIterator[Registry]:
+            yield FileDirectory(path)
+
+        yield Lister(write, read)
+        return
+    async with opening(request, monkeypatch) as scene:
+
+        @asynccontextmanager
+        async def ask() -> AsyncIterator[Registry]:
+            async with opened(scene, LIMITS) as registry:
+                yield registry.directory
+
+        yield Lister(scene.store, ask)
+
+
+async def test_where_tenants_log_groups_may_be_is_known_as_by_the_tenant_file(lister, tmp_path):
+    tenant_file = parsed(RICH, tmp_path)
+    rules = tenant_file.rules()
+    reach = reach_of(rules)
+    await lister.store(tenant_file)
+    async with lister.opened() as directory:
+        assert set(await directory.lanes()) == reach.lanes
+        assert len(reach.lanes) > 6
+        theirs = await directory.lanes_of([*rules.tenants, TenantId("nobody")])
+        assert theirs == {id_: reach.lanes_of(tenant) for id_, tenant in rules.tenants.items()}
+        assert await directory.keys() == rules.keys
+
+
+async def test_a_crowd_of_tenants_is_listed_to_the_last(lister, tmp_path):
+    everybody = [
+        {
+            "id": f"tenant-{n:04}",
+            "keys": {"eu-west-1": OLD},
+            "rules": [{"accounts": [f"{n:012}"], "names": [f"/{i}/{'x' * 300}" for i in range(4)]}],
+        }
+        for n in range(1, 1101)
+    ]
+    await lister.store(TenantFile.model_validate({"version": 1, "tenants": everybody}))
+    async with lister.opened() as directory:
+        assert {lane.account for lane in await directory.lanes()} == {f"{n:012}" for n in range(1, 1101)}
+        assert len(await directory.keys()) == 1100
+        [lanes] = (await directory.lanes_of([TenantId("tenant-1100")])).values()
+        assert lanes == {Lane(AccountId("000000001100"), GROUP.region): OLD}
+
+
+async def test_a_renewed_account_is_decided_by_what_the_registry_holds_now(lister, tmp_path):
+    await lister.store(parsed(acme(OLD), tmp_path))
+    async with lister.opened() as directory:
+        assert key_in(await directory.decide(GROUP, None)) == OLD
+        await lister.store(parsed(acme(NEW) + "# changed\n", tmp_path))
+        await directory.renew(ACCOUNT)
+        assert key_in(await directory.decide(GROUP, None)) == NEW
+        await directory.renew(UNKNOWN)
+
+
+async def test_keys_are_listed_again_when_something_has_changed_and_not_before(scene, tmp_path):
+    await scene.store(parsed(acme(OLD), tmp_path))
+    async with opened(scene, LIMITS, is_watched=True) as registry:
+        await registry.source.until_pushed(1)
+        for _ in range(3):
+            keys = await registry.directory.keys()
+            assert keys == {"acme": {"eu-west-1": OLD}}
+        assert registry.source.listings == 1
+        pushes = len(registry.source.pushes)
+        await scene.store(parsed(acme(NEW), tmp_path))
+        await registry.source.until_pushed(pushes + 1)
+        assert await registry.directory.keys() == {"acme": {"eu-west-1": NEW}}
+        registry.clock.now_s += 600
+        await registry.directory.keys()
+        assert registry.source.listings == 3, "a source that tells of nothing is asked again some time"
+
+
+async def test_a_registry_that_is_away_is_not_taken_for_an_empty_one(scene, tmp_path):
+    await scene.store(parsed(acme(), tmp_path))
+    await scene.proxy.vanish()
+    async with opened(scene, LIMITS) as registry:
+        directory = registry.directory
+        asked = [directory.lanes(), directory.lanes_of([TenantId("acme")]), directory.keys()]
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(answer, CallFailedError)
+            assert answer.failure is FailureClass.REGISTRY_UNAVAILABLE
+
+
+async def test_a_registry_that_stalls_in_its_list_is_given_up_in_time(scene, tmp_path):
+    await scene.store(parsed(acme(), tmp_path))
+    async with opened(scene, QUICK) as registry:
+        scene.proxy.stall()
+        with pytest.raises(CallFailedError):
+            await registry.directory.lanes()
+
+
+async def test_a_tenant_that_is_written_wrong_is_left_out_of_the_list_loudly_and_spoils_nobody_elses(scene, tmp_path):
+    blue = f'  - {{id: blue, keys: {{eu-west-1: "{NEW}"}}, rules: [{{accounts: ["{UNKNOWN}"]}}]}}\n'
+    text = (
+        f'version: 1\ntenants:\n  - {{id: acme, keys: {{eu-west-1: "{OLD}"}}, rules: [{{accounts: ["{ACCOUNT}"]}}]}}\n'
+    )
+    await scene.store(parsed(text + blue, tmp_path))
+    await scene.store_wrong(ACCOUNT)
+    async with opened(scene, LIMITS) as registry:
+        with capture_logs() as logs:
+            assert await registry.directory.keys() == {"blue": {"eu-west-1": NEW}}
+            await registry.directory.lanes()
+        [log] = [log for log in logs if log["log_level"] == "error"]
+        assert log["event"] == "registry_tenants_refused"
+        assert "tenant acme: keys.eu-west-1: key 'alias/wrong' is not" in log["problems"][0]
+        with pytest.raises(CallFailedError, match="alias/wrong"):
+            await registry.directory.lanes_of([TenantId("acme")])
 
 
 # -- files: always in memory, so never away

@@ -1,16 +1,20 @@
 """Tenants from an HTTP service: what counts as an answer, what never does, and the headers that are sent."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 from aiohttp import web
 
 from service.domain.log_group import AccountId
+from service.domain.outcome import CallFailedError
+from service.registry.cache import CacheLimits
 from service.registry.http import HttpSource
-from service.registry.source import SourceDataError, SourceUnavailableError
-from tests.support.registries import HttpScene, parsed
+from service.registry.source import CannotListError, SourceDataError, SourceUnavailableError
+from tests.support.registries import HttpScene, opened, parsed
 
 ACCOUNT = AccountId("111122223333")
 TENANTS = """\
@@ -128,3 +132,43 @@ async def test_a_service_without_a_version_is_not_polled_for_it(scene, source):
         await source.watch(lambda _: pytest.fail("nothing has changed"))
     assert source.version is None
     assert scene.service.statuses == {404: 1}
+
+
+# -- the list of tenants
+
+
+async def listed(source: HttpSource) -> list[object]:
+    async with aclosing(source.tenants()) as pages:
+        return [tenant["id"] async for page in pages for tenant in page.tenants]
+
+
+async def test_a_service_without_a_list_says_so_by_404(scene, source):
+    scene.service.everything = None
+    with pytest.raises(CannotListError):
+        await listed(source)
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        ({"version": 1}, "no document with a list"),
+        ([], "no document with a list"),
+        ({"version": 1, "tenants": [], "next": "2"}, "leads nowhere"),
+        ({"version": 1, "tenants": [{"id": "a"}], "next": 2}, "leads nowhere"),
+    ],
+)
+async def test_a_page_that_is_none_is_refused(scene, source, page, reason):
+    scene.service.answers["tenants"] = lambda _: web.json_response(page)
+    with pytest.raises(SourceDataError, match=reason):
+        await listed(source)
+
+
+async def test_a_list_without_an_end_is_given_up(scene, monkeypatch):
+    monkeypatch.setattr("service.registry.listing.MAX_TENANTS", 3)
+    ids = itertools.count()
+    scene.service.answers["tenants"] = lambda _: web.json_response(
+        {"version": 1, "tenants": [{"id": f"t{next(ids)}"}], "next": "more"}
+    )
+    async with opened(scene, CacheLimits()) as registry:
+        with pytest.raises(CallFailedError, match="more than 3 tenants"):
+            await registry.directory.keys()

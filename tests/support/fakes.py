@@ -106,6 +106,7 @@ class FakeDirectory:
     asked: list[tuple[LogGroup, Mapping[str, str] | None]] = field(default_factory=list)
     by_tags: bool = False
     unlisted: set[AccountId] = field(default_factory=set)
+    renewed: list[AccountId] = field(default_factory=list)
 
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         return self.by_tags
@@ -115,8 +116,14 @@ class FakeDirectory:
             raise CallFailedError(self.failure, "the registry is away")
         return account not in self.unlisted
 
-    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
-        return {lane: key_of(lane) if tenant else None for lane in (LANE, OTHER_LANE)}
+    async def renew(self, account: AccountId) -> None:
+        self.renewed.append(account)
+
+    async def lanes(self) -> Collection[Lane]:
+        return {LANE, OTHER_LANE}
+
+    async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]]:
+        return {tenant: {lane: key_of(lane) for lane in (LANE, OTHER_LANE)} for tenant in tenants}
 
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
         return {TENANT: {lane.region: key_of(lane) for lane in (LANE, OTHER_LANE)}}

@@ -3,8 +3,8 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,7 +22,7 @@ from service.registry.postgresql.migration import migrate
 from service.registry.postgresql.source import PostgresqlSource
 from service.registry.postgresql.store import store as store_in_postgresql
 from service.registry.schema import TenantFile
-from service.registry.source import AccountSource, AccountTenants, Invalidate
+from service.registry.source import AccountSource, AccountTenants, Invalidate, TenantPage
 from service.sandbox.aws.sandbox import AwsSandbox
 from tests.support.postgres import PASSWORD, Postgres, new_database
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
@@ -72,6 +72,7 @@ class CountingSource:
     def __init__(self, source: AccountSource) -> None:
         self._source = source
         self.questions: Counter[AccountId] = Counter()
+        self.listings = 0
         self.pushes: list[Collection[AccountId] | None] = []
 
     @property
@@ -85,6 +86,12 @@ class CountingSource:
     async def on_account(self, account: AccountId, known: AccountTenants | None) -> AccountTenants:
         self.questions[account] += 1
         return await self._source.on_account(account, known)
+
+    async def tenants(self) -> AsyncGenerator[TenantPage, None]:
+        self.listings += 1
+        async with aclosing(self._source.tenants()) as pages:
+            async for page in pages:
+                yield page
 
     async def watch(self, invalidate: Invalidate) -> None:
         def tell(accounts: Collection[AccountId] | None) -> None:
@@ -233,6 +240,8 @@ class HttpScene:
         document = json.loads(json.dumps(self.service.documents[account]))
         document["tenants"][0]["keys"]["eu-west-1"] = "alias/wrong"
         self.service.documents[account] = document
+        assert self.service.everything is not None
+        self.service.everything["tenants"][0]["keys"]["eu-west-1"] = "alias/wrong"
 
 
 @dataclass

@@ -20,6 +20,7 @@ class TenantService:
     """`answers` override what a path is answered; `statuses` counts what was answered; `tokens` are those of the requests."""
 
     documents: dict[str, Any] = field(default_factory=dict)
+    everything: dict[str, Any] | None = None
     version: str | None = ""
     answers: dict[str, Answer] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -38,6 +39,7 @@ class TenantService:
             | {"tenants": [written(t) for t in tenants] + [written(t) for t in default if t not in tenants]}
             for account, tenants in tenants_by_account(tenant_file)
         }
+        self.everything = shared | {"tenants": [written(tenant) for tenant in tenant_file.tenants]}
         self.version = digest_of(self.documents)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -51,6 +53,8 @@ class TenantService:
         kind, _, account = request.path.removeprefix("/tenants/").partition("/")
         if kind == "version" and self.version is not None:
             return web.Response(text=self.version)
+        if kind == "tenants" and self.everything is not None:
+            return web.json_response(self._page(request))
         document = self.documents.get(account) if kind == "accounts" else None
         if document is None:
             return web.json_response({"title": "no tenant lists the account", "account": account}, status=404)
@@ -58,6 +62,13 @@ class TenantService:
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers={"ETag": etag})
         return web.Response(body=json.dumps(document), content_type="application/json", headers={"ETag": etag})
+
+    def _page(self, request: web.BaseRequest) -> dict[str, Any]:
+        assert self.everything is not None
+        start, limit = int(request.query.get("after", "0")), int(request.query["limit"])
+        tenants = self.everything["tenants"]
+        page = self.everything | {"tenants": tenants[start : start + limit]}
+        return page | ({"next": str(start + limit)} if start + limit < len(tenants) else {})
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,10 +17,12 @@ from service.registry.cache import CachedDirectory, CacheLimits
 from service.registry.source import (
     AccountSource,
     AccountTenants,
+    CannotListError,
     Invalidate,
     SourceDataError,
     SourceError,
     SourceUnavailableError,
+    TenantPage,
 )
 from tests.support.registries import Counts
 from tests.support.virtual_time import VirtualClock, virtual_time
@@ -68,6 +70,12 @@ class FakeSource:
         keys = {Region("eu-west-1"): key(number)}
         tenants = [Tenant(id=TenantId("acme"), keys=keys, rules=[rule])] if self.is_listed else []
         return AccountTenants(rules=TenantRules(tenants=tenants), is_listed=self.is_listed, digest=str(number))
+
+    async def tenants(self) -> AsyncGenerator[TenantPage, None]:
+        if self.failure is None:
+            raise CannotListError("there is no list")
+        raise self.failure
+        yield  # type: ignore[unreachable]  # a generator, as the port's
 
     async def watch(self, invalidate: Invalidate) -> None:
         return
@@ -393,3 +401,36 @@ async def test_of_the_listed_accounts_those_used_last_are_kept():
         for n in (1, 3, 4, 2):
             await cache.key(account(n))
         assert source.questions == {account(2): 1}
+
+
+# -- what there is
+
+
+@virtual_time
+async def test_a_source_without_a_list_has_no_known_lanes_and_keys():
+    async with cached(FakeSource()) as cache:
+        assert await cache.directory.lanes() is None
+        assert await cache.directory.lanes_of([TenantId("acme")]) is None
+        assert await cache.directory.keys() is None
+
+
+@virtual_time
+async def test_a_renewed_account_is_asked_about_before_its_next_decision_and_others_are_not():
+    source = FakeSource()
+    async with cached(source) as cache:
+        await cache.key()
+        await cache.key(account(2))
+        source.key = 2
+        await cache.directory.renew(ACCOUNT)
+        assert await cache.key() == 2
+        assert await cache.key(account(2)) == 1
+
+
+@virtual_time
+async def test_a_renewed_account_goes_by_its_last_answer_while_the_source_fails():
+    source = FakeSource()
+    async with cached(source) as cache:
+        await cache.key()
+        source.failure = SourceUnavailableError("away")
+        await cache.directory.renew(ACCOUNT)
+        assert await cache.key() == 1

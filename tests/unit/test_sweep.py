@@ -458,6 +458,28 @@ async def test_a_registry_that_has_not_heard_of_the_new_key_is_waited_for():
 
 
 @virtual_time
+async def test_a_sweep_goes_by_what_the_registry_holds_when_it_begins():
+    async with Bench(groups=120).running() as bench:
+        bench.handle(sweep(tenant=TENANT, key=key_of()))
+        await bench.until_finished()
+        assert bench.directory.renewed == [LANE.account], "once, not for every page"
+
+
+@virtual_time
+async def test_a_lane_that_was_paused_for_longer_than_aws_honours_a_token_is_swept_anew(monkeypatch):
+    monkeypatch.setattr("service.sweep._TOKEN_S", 100.0)  # this bench looks ten times a second
+    bench = Bench(groups=120)
+    bench.log_groups.before_page = lambda page: None if page else bench.dispatcher.suspend()
+    async with bench.running():
+        bench.handle(sweep())
+        await asyncio.sleep(200)
+        bench.dispatcher.resume()
+        await bench.until_finished()
+        assert [token for _, token in bench.log_groups.pages].count(None) == 2
+        assert bench.report.counts == {"already-sealed": 120}, "nothing is counted twice"
+
+
+@virtual_time
 async def test_a_registry_that_never_agrees_is_believed_after_five_minutes():
     async with Bench(groups=10).running() as bench:
         began = now()

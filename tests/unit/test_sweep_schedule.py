@@ -1,7 +1,7 @@
 """Sweeps that nobody asks for, in virtual time: who asks, when, and for what."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -32,12 +32,13 @@ class Directory(FakeDirectory):
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
         return {tenant: dict(keys) for tenant, keys in self.of_tenants.items()}
 
-    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
+    async def lanes(self) -> Collection[Lane]:
+        return {Lane(ACCOUNT, region) for keys in self.of_tenants.values() for region in keys}
+
+    async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]]:
         return {
-            Lane(ACCOUNT, region): key if tenant else None
-            for each, keys in self.of_tenants.items()
-            for region, key in keys.items()
-            if tenant in {None, each}
+            tenant: {Lane(ACCOUNT, region): key for region, key in self.of_tenants[tenant].items()}
+            for tenant in tenants
         }
 
 
@@ -180,9 +181,47 @@ async def test_a_tenant_that_is_gone_needs_no_sweep():
     bench = Bench(is_rekeying=True)
     async with bench.replica():
         await asyncio.sleep(60)
+        commands = len(bench.commands)
         del bench.directory.of_tenants[BLUE]
         await asyncio.sleep(600)
-    assert len(bench.asked) == 1
+    assert len(bench.commands) == commands
+
+
+@virtual_time
+async def test_after_a_tenant_is_gone_the_next_changed_key_still_sweeps_its_own_tenant_alone():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        await asyncio.sleep(60)
+        del bench.directory.of_tenants[BLUE]
+        await asyncio.sleep(60)
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+        await asyncio.sleep(60)
+    assert (bench.asked[-1].tenant, bench.asked[-1].lanes) == (ACME, (Lane(ACCOUNT, EU),))
+
+
+@virtual_time
+async def test_a_restart_after_a_tenant_is_gone_asks_for_nothing():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica():
+        await asyncio.sleep(60)
+        del bench.directory.of_tenants[BLUE]
+        await asyncio.sleep(60)
+    commands = len(bench.commands)
+    async with bench.replica():
+        await asyncio.sleep(60)
+    assert len(bench.commands) == commands
+
+
+@virtual_time
+async def test_keys_of_a_crowd_of_tenants_that_change_at_once_are_one_sweep_of_their_regions():
+    bench = Bench(is_rekeying=True)
+    crowd = [TenantId(f"t{number}") for number in range(101)]
+    bench.directory.of_tenants |= {tenant: {EU: KeyArn("k-1")} for tenant in crowd}
+    async with bench.replica():
+        await asyncio.sleep(60)
+        bench.directory.of_tenants |= {tenant: {EU: KeyArn("k-2")} for tenant in crowd}
+        await asyncio.sleep(60)
+    assert [(asked.tenant, asked.lanes) for asked in bench.asked[1:]] == [(None, (Lane(ACCOUNT, EU),))]
 
 
 @virtual_time

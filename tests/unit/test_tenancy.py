@@ -8,6 +8,7 @@ from service.domain.conditions import Conditions, Globs
 from service.domain.log_group import KeyArn, LogGroup, TenantId, account_id, key_arn, region_name
 from service.domain.name_pattern import NamePattern
 from service.domain.outcome import FailureClass
+from service.domain.reach import reach_of
 from service.domain.tenancy import (
     Excluded,
     Exclusion,
@@ -557,9 +558,8 @@ def test_no_patterns_match_nothing() -> None:
 # -- where a sweep goes
 
 
-def lane_names(rules: TenantRules, tenant: str | None = None) -> dict[str, str | None]:
-    lanes = rules.lanes(None if tenant is None else TenantId(tenant))
-    return {str(lane): key and key[-1] for lane, key in lanes.items()}
+def lanes_of(rules: TenantRules, tenant: TenantId) -> set[str]:
+    return {str(lane) for lane in reach_of(rules).lanes_of(rules.tenants[tenant])}
 
 
 def test_a_sweep_goes_where_rules_and_keys_are() -> None:
@@ -568,12 +568,11 @@ def test_a_sweep_goes_where_rules_and_keys_are() -> None:
     rules = TenantRules(tenants=[tenant(ACME, when(SHARED), regions=two), tenant(BLUE, some, when(OTHER), regions=two)])
     in_shared = {f"{SHARED}:{region}" for region in two}
     in_other = {f"{OTHER}:{region}" for region in two}
-    assert lane_names(rules).keys() == in_shared | in_other
-    assert set(lane_names(rules).values()) == {None}
-    assert lane_names(rules, "acme").keys() == in_shared
-    assert lane_names(rules, "blue").keys() == {f"{SHARED}:us-east-1", *in_other}
-    assert rules.lanes(BLUE)[group(region="us-east-1").lane] == key_of(BLUE, "us-east-1")
-    assert lane_names(rules, "nobody") == {}
+    assert {str(lane) for lane in reach_of(rules).lanes} == in_shared | in_other
+    assert lanes_of(rules, ACME) == in_shared
+    assert lanes_of(rules, BLUE) == {f"{SHARED}:us-east-1", *in_other}
+    blues = reach_of(rules).lanes_of(rules.tenants[BLUE])
+    assert blues[group(region="us-east-1").lane] == key_of(BLUE, "us-east-1")
 
 
 def test_a_sweep_of_a_tenant_goes_where_shared_rules_may_name_it_and_of_the_default_tenant_everywhere() -> None:
@@ -582,5 +581,6 @@ def test_a_sweep_of_a_tenant_goes_where_shared_rules_may_name_it_and_of_the_defa
         shared=[shared(SHARED, pattern="^/(?P<tenant>[a-z]+)/")],
         default=BLUE,
     )
-    assert lane_names(rules, "acme").keys() == {f"{SHARED}:eu-west-1"}
-    assert lane_names(rules, "blue").keys() == {f"{SHARED}:eu-west-1", f"{OTHER}:eu-west-1"}
+    assert lanes_of(rules, ACME) == {f"{SHARED}:eu-west-1"}
+    assert lanes_of(rules, BLUE) == {f"{SHARED}:eu-west-1", f"{OTHER}:eu-west-1"}
+    assert {str(lane) for lane in reach_of(rules).lanes} == {f"{SHARED}:eu-west-1", f"{OTHER}:eu-west-1"}

@@ -6,7 +6,7 @@ every few seconds on the connection that listens, which shows both, and a connec
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,12 +16,15 @@ import structlog
 
 from service.domain.log_group import AccountId, InvalidIdentityError, account_id
 from service.registry.document import account_tenants
-from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError
+from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError, TenantPage
 
 _CHANNEL: Final = "logwarden_registry"
 _POOL: Final = 4  # connections, besides the one that listens: an answer takes a millisecond, and replicas are many
 _IDLE_S: Final = 300.0  # unused for this long, a connection is given back to the server
 _RECONNECT_S: Final = 1.0  # between attempts of the connection that listens; doubles to the poll interval
+
+_PAGE: Final = 500  # tenants: some 250 kB
+_NO_ROW: Final = "logwarden.registry has no row: it is made by the migration, and must stay"
 
 # What asyncpg raises for reasons outside this process; InterfaceError is a connection that closed under its user.
 _ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -76,8 +79,27 @@ class PostgresqlSource:
         except _ERRORS as e:
             raise SourceUnavailableError(_described(e)) from e
         if text is None:
-            raise SourceDataError("logwarden.registry has no row: it is made by the migration, and must stay")
+            raise SourceDataError(_NO_ROW)
         return await account_tenants(json.loads(text), account=account, known=known)
+
+    async def tenants(self) -> AsyncGenerator[TenantPage, None]:
+        """Every tenant, by pages along the primary key. Raises SourceError."""
+        last: str | None = ""
+        while last is not None:
+            try:
+                async with self._connection() as connection:
+                    everywhere = await connection.fetchval("SELECT everywhere::text FROM logwarden.registry")
+                    rows = await connection.fetch(
+                        "SELECT id, document::text FROM logwarden.tenants WHERE id > $1 ORDER BY id LIMIT $2",
+                        last,
+                        _PAGE,
+                    )
+            except _ERRORS as e:
+                raise SourceUnavailableError(_described(e)) from e
+            if everywhere is None:
+                raise SourceDataError(_NO_ROW)
+            last = rows[-1]["id"] if len(rows) == _PAGE else None
+            yield TenantPage(json.loads(everywhere), [json.loads(row["document"]) for row in rows])
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
