@@ -323,10 +323,12 @@ class App:
         )
         events = PostedEvents(
             publisher=self._publisher,
+            dead_letters=self._dead_letters(),
             parser=self._parser,
             observer=self._metrics,
             clock=self._clock,
             work_topic=settings.work_topic,
+            source_topic=settings.source_topics[0],
         )
         app = create_app(
             registry=self._metrics.registry,

@@ -7,7 +7,15 @@ from typing import Final
 from service.domain.command import EnsureCommand
 from service.domain.dead_letter import PREFIX, VALUE_OMITTED, DeadLetterLimit, dead_letter_headers
 from service.domain.outcome import FailureClass
-from service.ports import GivenUpError, IncomingRecord, Observer, OutgoingRecord, Publisher, RecordTooLargeError
+from service.ports import (
+    GivenUpError,
+    Headers,
+    IncomingRecord,
+    Observer,
+    OutgoingRecord,
+    Publisher,
+    RecordTooLargeError,
+)
 
 _BAD_RELEASE: Final = frozenset({FailureClass.INVALID_REQUEST, FailureClass.UNRECOGNISED})
 
@@ -50,6 +58,20 @@ class DeadLetters:
             OutgoingRecord(self._topic, None, None, [*explanation, omitted]),
         )
         self._observer.dead_lettered(failure, topic=record.topic)
+
+    async def send_posted(self, value: bytes, headers: Headers, reason: str, *, field: str, topic: str) -> None:
+        """Return once a body that was posted is a dead letter, which can be sent to `topic` once its cause is mended.
+
+        The limit has no part in it: whoever posts is told, and one careless sender is not to close the door to all others.
+        """
+        failure = FailureClass.MALFORMED_EVENT
+        explanation = dead_letter_headers(failure, reason, field=field, original_topic=topic, source="http")
+        omitted = (VALUE_OMITTED, str(len(value)).encode())
+        await self._publish_what_fits(
+            OutgoingRecord(self._topic, None, value, [*headers, *explanation]),
+            OutgoingRecord(self._topic, None, None, [*explanation, omitted]),
+        )
+        self._observer.dead_lettered(failure, topic=topic)
 
     async def send_command(self, command: EnsureCommand, failure: FailureClass, reason: str) -> None:
         """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it.

@@ -68,19 +68,28 @@ class UnacknowledgedError(Exception):
 
 
 class PostedEvents:
-    """Takes events that are posted instead of read. Whoever posts them keeps them until they are accepted."""
+    """Takes events that are posted instead of read. What cannot be read becomes a dead letter here too, and the caller is told.
+
+    Both, since neither is enough: EventBridge drops what is answered with 400, unless its rule has a queue for that, and a sender that
+    is answered with 202 never learns that its events are wrong. It does not send again after 400, so nothing is kept twice.
+    """
 
     def __init__(
         self,
         *,
         publisher: Publisher,
+        dead_letters: DeadLetters,
         parser: EventParser,
         observer: Observer,
         clock: Clock,
         work_topic: str,
+        source_topic: str,
         ack_timeout_s: float = ACK_TIMEOUT_S,
     ) -> None:
+        """`source_topic` is where a dead letter can be sent once it can be read."""
         self._publisher = publisher
+        self._dead_letters = dead_letters
+        self._source_topic = source_topic
         self._parser = parser
         self._observer = observer
         self._clock = clock
@@ -88,14 +97,19 @@ class PostedEvents:
         self._ack_timeout_s = ack_timeout_s
 
     async def accept(self, body: bytes, headers: Headers) -> Parsed:
-        """Return once Kafka has acknowledged what the events ask for; what cannot be read is left to the caller, in `problems`.
+        """Return once Kafka has what the events ask for, and the whole body as a dead letter where it has `problems`.
 
-        Raises UnacknowledgedError after `ack_timeout_s`. A cancelled one may be carried out in part.
+        `headers` go with a dead letter. Raises UnacknowledgedError after `ack_timeout_s`. A cancelled one may be carried out in part.
         """
         parsed = self._parser.parse(body, headers, arrival=Arrival(self._clock.epoch_ms(), None))
         try:
             async with asyncio.timeout(self._ack_timeout_s):
                 await _publish(self._publisher, self._work_topic, parsed.commands)
+                if parsed.problems:
+                    field = parsed.problems[0].field
+                    await self._dead_letters.send_posted(
+                        body, headers, parsed.reason, field=field, topic=self._source_topic
+                    )
         except TimeoutError as e:
             raise UnacknowledgedError from e
         self._observer.event_read(

@@ -42,11 +42,13 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
     async def post(request: Request) -> JSONResponse:
         """Send events in any shape that the source topics take. A repeat does no harm.
 
-        What cannot be read is named in the answer, and nothing else is kept of it; the rest of the same body is worked all the same.
+        What cannot be read is named in the answer, and the body becomes a dead letter; the rest of it is worked all the same.
         """
         if (reason := not_ready_reason()) is not None:
             raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
-        headers = [(_kafka_name(name), value.encode()) for name, value in request.headers.items()]
+        headers = [
+            (_kafka_name(name), value.encode()) for name, value in request.headers.items() if _is_the_events(name)
+        ]
         try:
             parsed = await events.accept(await request.body(), headers)
         except UnacknowledgedError as e:
@@ -55,11 +57,17 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
         _log.info("events_posted", caller=caller, accepted=len(parsed.commands), malformed=len(parsed.problems))
         if parsed.problems:
             errors = [FieldError(detail=f"{each.field}: {each.reason}") for each in parsed.problems]
-            detail = f"{len(parsed.commands)} log groups were accepted all the same." if parsed.commands else ""
+            accepted = f" {len(parsed.commands)} log groups were accepted all the same." if parsed.commands else ""
+            detail = f"The body is kept on the dead-letter topic.{accepted}"
             raise ProblemError(ProblemType.MALFORMED_EVENTS, detail, errors=errors)
         return JSONResponse(EventsDocument(accepted=len(parsed.commands)).model_dump(), status_code=202)
 
     return routes
+
+
+def _is_the_events(name: str) -> bool:
+    """Whether a header says something of the events: others do not belong on a topic, least of all the token."""
+    return name.startswith("ce-") or name == "content-type"
 
 
 def _kafka_name(name: str) -> str:

@@ -43,7 +43,7 @@ class ProblemType(Enum):
     )  # fmt: skip
     MALFORMED_EVENTS = (
         "malformed-events", 400, 0, "Events in the body cannot be read",
-        "Mend what `errors` names. The other events of the same body are worked; a repeat of them does no harm.",
+        "Mend what `errors` names. The body is kept as a dead letter, and its other events are worked; a repeat of them does no harm.",
     )  # fmt: skip
     TOKEN_MISSING = (
         "token-missing", 401, 0, "A token is required",

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.control import Control
+from service.dead_letters import DeadLetters
 from service.domain.events import EventParser
 from service.domain.log_group import LogGroup
 from service.domain.outcome import Outcome, State
@@ -22,12 +23,13 @@ from service.http.tokens import TokenFile
 from service.ingest import PostedEvents
 from service.requests import Requests
 from service.sweep_requests import SweepRequests
-from tests.support.fakes import FakeDirectory, RecordingObserver
+from tests.support.fakes import FakeDirectory, RecordingObserver, unlimited
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, VirtualClock
 
 REQUESTS_TOPIC = "requests"
 WORK_TOPIC = "work"
+DEAD_LETTER_TOPIC = "dead-letters"
 CONTROL_TOPIC = "control"
 TOKEN = "0123456789abcdef0123456789abcdef"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -131,10 +133,18 @@ async def side_port(
         sweeping=Sweeping(requests=sweeps, directory=lambda: port.directory, max_wait_s=max_wait_s),
         events=PostedEvents(
             publisher=publisher,
+            dead_letters=DeadLetters(
+                publisher=publisher,
+                observer=RecordingObserver(),
+                limit=unlimited(),
+                topic=DEAD_LETTER_TOPIC,
+                work_topic=WORK_TOPIC,
+            ),
             parser=EventParser(),
             observer=RecordingObserver(),
             clock=VirtualClock(),
             work_topic=WORK_TOPIC,
+            source_topic="events",
             ack_timeout_s=events_timeout_s,
         ),
         control=control,

@@ -159,3 +159,13 @@ async def test_a_dead_letter_counts_when_it_is_durable():
     publisher.resume()
     await asyncio.gather(*tasks)
     assert observer.dead_letters == [(FailureClass.MALFORMED_EVENT, "events"), (FailureClass.KEY_NOT_FOUND, "work")]
+
+
+@virtual_time
+async def test_a_posted_body_that_is_too_large_for_the_broker_is_left_out_and_a_header_says_so():
+    broker = StrictBroker(max_bytes=2000)
+    await letters(broker).send_posted(b"x" * 5000, [("ce_id", b"7")], "is not JSON", field="value", topic="events")
+    [letter] = broker.records
+    headers = dict(letter.headers)
+    assert (letter.value, headers["logwarden-value-omitted"]) == (None, b"5000")
+    assert headers["logwarden-source"] == b"http"

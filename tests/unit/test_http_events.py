@@ -5,7 +5,7 @@ import json
 import pytest
 
 from service.domain.command import EnsureCommand, Trigger
-from tests.support.http import WORK_TOPIC, side_port, token_file
+from tests.support.http import DEAD_LETTER_TOPIC, WORK_TOPIC, side_port, token_file
 
 
 def created(name="/app/a", **changed):
@@ -55,13 +55,20 @@ async def test_an_event_that_asks_for_nothing_is_accepted_too(tmp_path):
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[]", json.dumps(created(requestParameters={})).encode()])
-async def test_what_cannot_be_read_is_refused_with_the_field(tmp_path, body):
+async def test_what_cannot_be_read_is_refused_with_the_field_and_kept_as_a_dead_letter(tmp_path, body):
     async with side_port(token_file(tmp_path)) as port:
-        response = await port.client.post("/v1/events", content=body)
-        assert response.status_code == 400
+        response = await port.client.post("/v1/events", content=body, headers={"ce-id": "7"})
+        assert response.status_code == 400, "which EventBridge does not send again"
         assert response.json()["type"] == "/docs#malformed-events"
         assert all(error["detail"] for error in response.json()["errors"])
-        assert port.publisher.records == []
+        [letter] = port.publisher.records
+        assert (letter.topic, letter.value) == (DEAD_LETTER_TOPIC, body)
+        headers = dict(letter.headers)
+        assert (headers["logwarden-class"], headers["logwarden-source"]) == (b"malformed-event", b"http")
+        assert headers["logwarden-reason"]
+        assert headers["logwarden-original-topic"] == b"events", "where it can be sent once it can be read"
+        assert headers["ce_id"] == b"7"
+        assert "authorization" not in headers
 
 
 async def test_the_good_events_of_a_body_are_worked_and_the_bad_ones_named(tmp_path):
@@ -72,6 +79,13 @@ async def test_the_good_events_of_a_body_are_worked_and_the_bad_ones_named(tmp_p
         assert "1 log groups were accepted" in response.json()["detail"]
         assert "Records[1]" in response.json()["errors"][0]["detail"]
         assert [command.log_group.name for command in commands(port)] == ["/app/a"]
+        assert [json.loads(value) for value in port.publisher.values(DEAD_LETTER_TOPIC)] == [body]
+
+
+async def test_what_cannot_be_read_nor_kept_is_to_be_sent_again(tmp_path):
+    async with side_port(token_file(tmp_path), events_timeout_s=0.05) as port:
+        port.publisher.stall()
+        assert (await port.client.post("/v1/events", content=b"not json")).status_code == 503
 
 
 async def test_a_kafka_that_does_not_acknowledge_is_the_callers_to_know(tmp_path):
