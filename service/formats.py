@@ -75,6 +75,9 @@ class FormatEntry(_Entry):
     )
     region: _Source | None = Field(None, description="Where the Region is, or `{constant: ...}`. The same holds.")
     tags: _Pointer | None = Field(None, description="Where the tags are, a map of texts.")
+    key: _Pointer | None = Field(
+        None, description="Where the key is that the sender says the group has. It has to be text, and proves nothing."
+    )
 
     @model_validator(mode="after")
     def _is_usable(self) -> Self:
@@ -91,6 +94,7 @@ class FormatEntry(_Entry):
             account=self.account,
             region=self.region,
             tags=self.tags,
+            key=self.key,
         )
 
 

@@ -50,6 +50,12 @@ def test_of_a_batch_every_entry_is_explained():
     assert findings.count(Finding.IRRELEVANT) > 0
 
 
+def test_the_key_that_our_own_event_says_is_shown_as_what_it_is():
+    text = of_file("own_event_with_key_and_tags.json")[-1].text
+    assert "it says that its key is 'arn:aws:kms:" in text
+    assert text.endswith("and is looked at all the same")
+
+
 def test_an_event_of_another_kind_is_explained():
     step = of_file("custom/catalogue_of_another_kind.json", custom_parser())[-1]
     assert (step.finding, "another kind" in step.text) == (Finding.IRRELEVANT, True)

@@ -95,9 +95,18 @@ def test_a_constant_stands_for_what_the_event_does_not_say(source: str):
     assert names_of(parse(body, flat(**{source: constant}))) == ["111122223333:eu-west-1:/acme/orders"]
 
 
-def test_no_field_of_a_custom_event_proves_a_key():
-    [command] = parse(event(kms_key_id=KEY, kmsKeyId=KEY, shown_key=KEY), flat()).commands
+def test_the_key_that_a_custom_event_says_is_told_and_proves_nothing():
+    made = flat(key="/k")
+    [command] = parse(event(k=KEY, kms_key_id=KEY, shown_key=KEY), made).commands
     assert command.shown_key is None
+    step = EventParser(formats=[made]).explain(json.dumps(event(k=KEY)).encode())[-1]
+    assert step.text.endswith(f"it says that its key is '{KEY}', and is looked at all the same")
+    assert names_of(parse(event(), made)) == ["111122223333:eu-west-1:/acme/orders"], "the key may be left out"
+
+
+def test_a_key_that_is_no_text_is_malformed():
+    [problem] = parse(event(k={"arn": KEY}), flat(key="/k")).problems
+    assert (problem.field, problem.reason) == ("k", "is not a string but an object with 'arn'")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +165,7 @@ def test_built_in_shapes_are_read_as_ever():
         ({"log_group_arn": "/arn"}, "log_group"),
         ({"log_group": None, "log_group_arn": "arn"}, "log_group_arn"),
         ({"tags": "tags"}, "tags"),
+        ({"key": "key"}, "key"),
         ({"when": {"kind": "x"}}, "when.kind"),
         ({"when": {"/kind": None}}, "when./kind"),
         ({"when": {"/kind": 1.5}}, "when./kind"),
@@ -226,7 +236,7 @@ def test_the_example_has_each_field():
     assert [each.name for each in formats] == ["platform-catalogue", "provisioner", "single-account"]
     assert Settings(event_formats_file=EXAMPLE_FORMATS).event_formats_file == EXAMPLE_FORMATS
     text = EXAMPLE_FORMATS.read_text()
-    for field in ("name", "when", "account", "region", "log_group", "log_group_arn", "tags"):
+    for field in ("name", "when", "account", "region", "log_group", "log_group_arn", "tags", "key"):
         assert f" {field}:" in text, field
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.domain.command import EnsureCommand, Trigger
-from service.domain.events.fields import Fields, Stated, agreed, checked, tags
-from service.domain.events.result import Arrival
+from service.domain.events.fields import Fields, Stated, agreed, checked, said_key, tags
+from service.domain.events.result import Arrival, Asked
 from service.domain.log_group import InvalidIdentityError, LogGroup, account_id, region_name
 
 _MAX_POINTER_LENGTH: Final = 512  # characters: it is part of an error text's path
@@ -82,11 +82,11 @@ class Pointer:
 class EventFormat:
     """One custom format, checked and ready; raises EventFormatError, which names the field.
 
-    `account`, `region`, `log_group`, `log_group_arn` and `tags` are JSON pointers; account and Region may be a Constant instead, and
+    `account`, `region`, `log_group`, `log_group_arn`, `tags` and `key` are JSON pointers; account and Region may be a Constant instead, and
     may be left out where there is an ARN. `when` has the values that fields must have, by pointer.
     """
 
-    __slots__ = ("_account", "_is_arn", "_log_group", "_region", "_tags", "_when", "mark", "name")
+    __slots__ = ("_account", "_is_arn", "_key", "_log_group", "_region", "_tags", "_when", "mark", "name")
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class EventFormat:
         log_group: str | None = None,
         log_group_arn: str | None = None,
         tags: str | None = None,
+        key: str | None = None,
         when: Mapping[str, Condition] | None = None,
     ) -> None:
         if not _NAME.match(name):
@@ -116,6 +117,7 @@ class EventFormat:
             "log_group_arn" if self._is_arn else "log_group", log_group_arn or log_group or ""
         )
         self._tags = _pointer("tags", tags)
+        self._key = _pointer("key", key)
         self._when = [(_checked_pointer(f"when.{text}", text), value) for text, value in (when or {}).items()]
         for pointer, value in self._when:
             if not isinstance(value, str | int):
@@ -132,8 +134,8 @@ class EventFormat:
         """Whether an object has every field that `when` looks at, with other values: an event of the same sender, not for us."""
         return bool(self._when) and all(pointer.value_in(body) is not None for pointer, _ in self._when)
 
-    def read(self, event: Fields, arrival: Arrival) -> EnsureCommand:
-        """Read an event that this format takes. It proves nothing about the key. Raises UnusableError."""
+    def read(self, event: Fields, arrival: Arrival) -> Asked:
+        """Read an event that this format takes. Raises UnusableError."""
         accounts = [_stated(self._account, "account", event), event.place.account]
         regions = [_stated(self._region, "region", event), event.place.region]
         path, name = self._log_group.stated(event)
@@ -143,13 +145,14 @@ class EventFormat:
             regions.append((path, named.region))
             name = named.name
         account, region = agreed(accounts, account_id), agreed(regions, region_name)
-        return EnsureCommand(
+        command = EnsureCommand(
             log_group=checked(path, name, lambda value: LogGroup.of(account, region, value)),
             trigger=Trigger.CREATED,
             accepted_at_ms=arrival.accepted_at_ms,
             origin=arrival.origin,
             tags=tags(*self._tags.stated(event)) if self._tags else None,
         )
+        return Asked(command, said_key(*self._key.stated(event)) if self._key else None)
 
     def _longest_mark(self) -> bytes | None:
         """Bytes that are in every message with such an event unless they are in disguise (see `first_look`), None if there are none."""

@@ -116,6 +116,16 @@ def tags(path: str, value: Any) -> Mapping[str, str] | None:
     return value
 
 
+def said_key(path: str, value: Any) -> str | None:
+    """The key that a sender says its group has, None where it says none. Raises UnusableError for what is no string.
+
+    It proves nothing: it may be what the sender asked for, or never got. Only what AWS reports of a call is believed.
+    """
+    if value is not None and not isinstance(value, str):
+        raise UnusableError(path, f"is not a string but {kind(value)}")
+    return value
+
+
 def _is_text(value: Any, max_length: int) -> bool:
     """Whether this is a string that can be written as UTF-8: JSON can spell half a surrogate pair, and UTF-8 cannot."""
     return isinstance(value, str) and len(value) <= max_length and not _SURROGATE.search(value)

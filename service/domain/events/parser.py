@@ -16,7 +16,9 @@ from service.domain.events.fields import Fields, Place, kind
 from service.domain.events.first_look import first_look
 from service.domain.events.own_event import is_own_event, read_own_event
 from service.domain.events.result import (
+    MAX_REASON_LENGTH,
     Arrival,
+    Asked,
     Finding,
     Headers,
     Irrelevant,
@@ -63,7 +65,7 @@ class EventParser:
         return [look, *_Message(self._formats, _NO_ARRIVAL).steps(value, headers)]
 
 
-_Reader = Callable[[Fields, Arrival], EnsureCommand | Irrelevant]
+_Reader = Callable[[Fields, Arrival], EnsureCommand | Asked | Irrelevant]
 
 
 class _Message:
@@ -164,7 +166,11 @@ class _Message:
         outcome = read(fields, self._arrival)
         if isinstance(outcome, Irrelevant):
             return Step(Finding.IRRELEVANT, fields.place.name, outcome.why)
-        return Step(Finding.COMMAND, fields.place.name, f"{outcome.trigger}: ensure {outcome.log_group}", outcome)
+        command, said = (outcome.command, outcome.said_key) if isinstance(outcome, Asked) else (outcome, None)
+        text = f"{command.trigger}: ensure {command.log_group}"
+        if said is not None:
+            text = f"{text}; it says that its key is {said[:MAX_REASON_LENGTH]!a}, and is looked at all the same"
+        return Step(Finding.COMMAND, fields.place.name, text, command)
 
 
 def _unknown(value: Any, place: Place) -> UnusableError:

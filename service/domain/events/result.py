@@ -72,6 +72,14 @@ class Irrelevant:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What an event of the users' own asks for. `said_key` is the key that it says the group has, which proves nothing and is only told."""
+
+    command: EnsureCommand
+    said_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """When a source record entered Kafka (ms since the epoch), and which record it is."""
 
