@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import httpx
+from pydantic import SecretStr
 
 from service.sandbox.errors import SandboxError
 from service.settings import PREFIX, Settings
@@ -98,6 +99,9 @@ class ServiceProcess:
 def as_environment(settings: Settings) -> dict[str, str]:
     """The settings that are not at their default, as environment variables."""
     chosen = settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    for name in chosen:
+        if isinstance(value := getattr(settings, name), SecretStr):
+            chosen[name] = value.get_secret_value()
     return {
         f"{PREFIX}{name.upper()}": ",".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in chosen.items()
