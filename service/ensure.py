@@ -16,6 +16,7 @@ from service.domain.log_group import KeyArn, LogGroup, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.tenancy import Excluded, Owned, Undecided
+from service.ignored import Ignored
 from service.observations import Observations
 from service.ports import Clock, Keys, LogGroups, Observer, TenantDirectory
 
@@ -49,7 +50,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """The tags that a decision was made by, and whether they were looked up or are the trigger's."""
+    """The tags that a decision was made by, and whether rules had them looked up: otherwise they are the trigger's, or show the group
+    left alone or not.
+    """
 
     tags: Mapping[str, str] | None
     are_looked_up: bool
@@ -76,6 +79,7 @@ class Ensure:
         self._log_groups = log_groups
         self._keys = keys
         self._observations = Observations(log_groups)
+        self._ignored = Ignored(log_groups, clock=clock)
         self._clock = clock
         self._observer = observer
         self._policy = policy
@@ -107,6 +111,8 @@ class Ensure:
                     return await self._seal(command, _Tags(tags, is_looked_up), decision, turn)
                 except _DecidedAnewError:
                     return await self(command, turn)
+                except CallFailedError as e:
+                    return outcome(state=State.FAILED, tenant=decision.tenant, failure=e.failure, detail=e.detail)
             case _:
                 assert_never(decision)
 
@@ -139,6 +145,25 @@ class Ensure:
         outcome = partial(outcome, old_key=next(others, None))
         if key == right_key:
             return outcome(state=State.ALREADY_SEALED, detail=f"{who} shows the right key")
+        heeded = await self._heeded(command, tags, turn)
+        if heeded is not tags:
+            decision = await self._directory.decide(command.log_group, heeded.tags)
+            if isinstance(decision, Excluded):
+                return Outcome(log_group=command.log_group, state=State.EXCLUDED, detail=decision.reason)
+            if decision != owned:
+                raise _DecidedAnewError
+        return await self._change(command, heeded, owned, right_key, outcome, turn)
+
+    async def _change(
+        self,
+        command: EnsureCommand,
+        tags: "_Tags",
+        owned: Owned,
+        right_key: KeyArn,
+        outcome: "partial[Outcome]",
+        turn: Turn,
+    ) -> Outcome:
+        """Bring under its tenant's key a group that is not."""
         finding = await self._keys.inspect(owned.key, command.log_group)
         if isinstance(finding, UnusableKey):
             return outcome(state=State.FAILED, failure=finding.failure, detail=finding.detail)
@@ -154,6 +179,21 @@ class Ensure:
             return outcome(state=State.FAILED, failure=FailureClass.CONTESTED, detail=detail)
         return await self._associate(command, tags, owned, finding.key, outcome, turn)
 
+    async def _heeded(self, command: EnsureCommand, tags: "_Tags", turn: Turn) -> "_Tags":
+        """The tags, looked up where nothing shows them and the group may have the one that has it left alone. Raises CallFailedError.
+
+        A group that was made this minute is of an event that shows all its tags.
+        """
+        group = command.log_group
+        if tags.tags is not None or (command.trigger is Trigger.CREATED and self._is_told(command, None)):
+            return tags
+        if not await self._directory.lists_ignored(group.account):
+            return tags
+        is_to_ask = command.trigger is Trigger.TAGGED or await self._persist(
+            partial(self._ignored.may_have, group, turn), turn
+        )
+        return _Tags(await self._tags(group, turn), are_looked_up=False) if is_to_ask else tags
+
     async def _shown(self, log_group: LogGroup, turn: Turn) -> str | None:
         """The key that AWS shows, None for none, and where we may not look: whoever may not may still associate."""
         try:
@@ -163,7 +203,7 @@ class Ensure:
                 return None
             raise
 
-    def _is_told(self, command: EnsureCommand, right_key: KeyArn) -> bool:
+    def _is_told(self, command: EnsureCommand, right_key: KeyArn | None) -> bool:
         """Whether the trigger itself tells which key the group has: it names the right one, or is of a group made this minute."""
         age_s = (self._clock.epoch_ms() - command.accepted_at_ms) / 1000
         if command.shown_key is None or not -_CLOCK_SKEW_S <= age_s < self._policy.observe_after_s:

@@ -36,6 +36,9 @@ class TenantDirectory(Protocol):
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         """Whether the group's tags may change the decision, so that it is worth looking them up. Raises as `decide` does."""
 
+    async def lists_ignored(self, account: AccountId) -> bool:
+        """Whether groups there are left alone for the tag `logwarden:ignore` also where nothing shows their tags. Raises as `decide` does."""
+
     async def lists(self, account: AccountId) -> bool:
         """Whether some rule lists the account: in no other is a role assumed. Raises as `decide` does."""
 
@@ -86,6 +89,12 @@ class LogGroups(Protocol):
         """The next 50 log groups of a lane at most, in order of name; None begins. One DescribeLogGroups call. Raises CallFailedError.
 
         A group that is made or deleted between two pages may be seen or not; every other is, once. AWS honours a token for a day.
+        """
+
+    async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:
+        """Names of up to a thousand log groups that have a tag, whatever its value, and what leads on. One ListLogGroups call.
+
+        Raises CallFailedError.
         """
 
 

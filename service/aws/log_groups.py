@@ -10,6 +10,7 @@ from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import LogGroupPage
 
 MAX_DESCRIBED: Final = 50  # log groups; DescribeLogGroups' limit, also for logGroupIdentifiers
+_MAX_LISTED: Final = 1000  # log groups; ListLogGroups' limit
 
 
 class AwsLogGroups:
@@ -66,6 +67,13 @@ class AwsLogGroups:
             for group in page.get("logGroups", ())
         }
         return LogGroupPage(keys, page.get("nextToken") or None)
+
+    async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:
+        """Names of up to a thousand log groups that have a tag, and what leads on. Raises CallFailedError."""
+        following = {} if token is None else {"nextToken": token}
+        page = await self._call(lane, "list_log_groups", logGroupTags=[{"key": tag}], limit=_MAX_LISTED, **following)
+        names = [group["logGroupName"] for group in page.get("logGroups", ())]
+        return names, page.get("nextToken") or None
 
     async def _call(self, lane: Lane, operation: str, **params: Any) -> Mapping[str, Any]:
         credentials = await self._credentials.of(lane.account)

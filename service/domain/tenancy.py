@@ -31,7 +31,7 @@ class IgnoreTag(StrEnum):
     """When a group is left alone for its tag `logwarden:ignore`, whose value may be anything but `false`."""
 
     NEVER = "never"
-    WHEN_KNOWN = "when-known"  # costs no look-up; a trigger that shows no tags, such as a sweep, does not see it
+    LISTED = "listed"  # where the trigger shows no tags, such as a sweep, the groups that have it are listed, once for all in a lane
     ALWAYS = "always"  # costs a look-up for each group
 
 
@@ -119,7 +119,7 @@ class TenantRules:
         exclusions: Sequence[Exclusion] = (),
         default: TenantId | None = None,
         match: Match = Match.ALL_AGREE,
-        ignore_tag: IgnoreTag = IgnoreTag.WHEN_KNOWN,
+        ignore_tag: IgnoreTag = IgnoreTag.LISTED,
     ) -> None:
         self.tenants = {tenant.id: tenant for tenant in tenants}
         if len(self.tenants) != len(tenants):
@@ -149,6 +149,11 @@ class TenantRules:
     def lists(self, account: AccountId) -> bool:
         """Whether some rule lists the account: in no other is a role assumed."""
         return account in self._claims
+
+    @property
+    def lists_ignored(self) -> bool:
+        """Whether the tag counts also for a group whose tags nothing shows: it is worth listing which ones have it."""
+        return self._ignore_tag is IgnoreTag.LISTED
 
     @property
     def keys(self) -> dict[TenantId, Mapping[Region, KeyRef]]:

@@ -137,6 +137,10 @@ class CachedDirectory:
         """Whether the group's tags may change the decision. Raises as `decide` does."""
         return (await self.rules_on(log_group.account)).depends_on_tags(log_group)
 
+    async def lists_ignored(self, account: AccountId) -> bool:
+        """Whether the tag `logwarden:ignore` counts where nothing shows a group's tags. Raises as `decide` does."""
+        return (await self.rules_on(account)).lists_ignored
+
     async def lists(self, account: AccountId) -> bool:
         """Whether some rule lists the account. Raises as `decide` does."""
         return (await self.rules_on(account)).lists(account)

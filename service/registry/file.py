@@ -212,6 +212,7 @@ class FileDirectory:
         self._path = path
         self._clock = clock or LoopClock()
         self._poll_interval_s = poll_interval_s
+        self._refreshing = asyncio.Lock()  # whoever asks while the file is being read waits for what it says
         self._seen = _status(path)
         self._accept(*_load_rules(path))
 
@@ -232,6 +233,10 @@ class FileDirectory:
         """Whether the group's tags may change what the rules in force decide."""
         return self._rules.depends_on_tags(log_group)
 
+    async def lists_ignored(self, account: AccountId) -> bool:  # noqa: ARG002  the port's
+        """Whether the tag `logwarden:ignore` counts where nothing shows a group's tags."""
+        return self._rules.lists_ignored
+
     async def lists(self, account: AccountId) -> bool:
         """Whether a rule in force lists the account."""
         return self._rules.lists(account)
@@ -241,13 +246,15 @@ class FileDirectory:
         await self.refresh()
 
     async def lanes(self) -> Collection[Lane]:
-        """Where the rules in force may give log groups to anybody."""
+        """Where the file's rules may give log groups to anybody."""
+        await self.refresh()
         return await asyncio.to_thread(
             lambda rules: reach_of(rules).lanes, self._rules
         )  # a second for ten thousand tenants
 
     async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]]:
-        """Where they may give some to these tenants."""
+        """Where they may give some to these tenants, and the keys: owners of lanes look at the file anew, too."""
+        await self.refresh()
         return await asyncio.to_thread(_lanes_of, self._rules, tenants)
 
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
@@ -268,6 +275,10 @@ class FileDirectory:
 
         A wrong file is logged as an error once for each change, and shown as `last_error` until it is mended.
         """
+        async with self._refreshing:
+            return await self._refresh()
+
+    async def _refresh(self) -> bool:
         status = _status(self._path)
         if status == self._seen:
             return False

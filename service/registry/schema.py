@@ -184,13 +184,14 @@ class TenantFile(_Entry):
             "this file, then the shared ones."
         ),
     )
-    ignore_tag: Literal["never", "when-known", "always"] = Field(
-        "when-known",
+    ignore_tag: Literal["never", "listed", "always"] = Field(
+        "listed",
         description=(
-            f"Whether a log group with the tag `{IGNORE_TAG}`, of any value but `false`, is left alone. `when-known`, the default, "
-            "costs nothing: where the trigger shows the tags, which is its sender's word, or a rule has them looked up. A sweep, a "
-            "retry or a key that was taken off shows none, and the group is encrypted. `always` looks the tags of every group up, of "
-            "which AWS allows 5 a second for an account and Region. `never` where tenants must not decide it."
+            f"Whether a log group with the tag `{IGNORE_TAG}`, of any value but `false`, is left alone. With `listed`, the default, an "
+            "event that shows the tags is believed; where nothing shows them, as in a sweep, the groups that have the tag are listed "
+            "before a key is changed: one ListLogGroups call for an account and Region, remembered for five minutes. `always` looks "
+            "the tags of every group up, of which AWS allows 5 a second for an account and Region. `never` where tenants must not "
+            "decide it."
         ),
     )
     organizational_units: dict[

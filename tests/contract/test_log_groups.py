@@ -1,7 +1,7 @@
 """What every `LogGroups` does: the adapter against the sandbox's AWS, and the fake that stands for it in the core's tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import UUID
@@ -15,7 +15,7 @@ from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region
 from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import LogGroups
 from service.sandbox.aws.faults import Faults
-from service.sandbox.aws.sandbox import AwsSandbox
+from service.sandbox.aws.sandbox import AwsSandbox, NewLogGroup
 from tests.support.aws_server import set_own_environment
 from tests.support.log_groups import FakeLogGroups
 
@@ -41,6 +41,8 @@ class Scene(Protocol):
         self, log_group: LogGroup, key: KeyArn | None = None, tags: Mapping[str, str] | None = None
     ) -> None: ...
 
+    async def add_groups(self, log_groups: Sequence[LogGroup], tags: Mapping[str, str]) -> None: ...
+
     async def remove_group(self, log_group: LogGroup) -> None: ...
 
     async def add_key(self, lane: Lane = LANE, *, is_enabled: bool = True) -> KeyArn: ...
@@ -60,6 +62,10 @@ class FakeScene:
     ) -> None:
         self.log_groups.groups[log_group] = key
         self.log_groups.tags[log_group] = tags or {}
+
+    async def add_groups(self, log_groups: Sequence[LogGroup], tags: Mapping[str, str]) -> None:
+        for log_group in log_groups:
+            await self.add_group(log_group, tags=tags)
 
     async def remove_group(self, log_group: LogGroup) -> None:
         del self.log_groups.groups[log_group]
@@ -94,6 +100,10 @@ class SandboxScene:
         self, log_group: LogGroup, key: KeyArn | None = None, tags: Mapping[str, str] | None = None
     ) -> None:
         await self.sandbox.create_log_group(log_group.account, log_group.region, log_group.name, tags, kms_key_id=key)
+
+    async def add_groups(self, log_groups: Sequence[LogGroup], tags: Mapping[str, str]) -> None:
+        new = [NewLogGroup(name=each.name, tags=tags, kms_key_id=None) for each in log_groups]
+        await self.sandbox.create_log_groups(log_groups[0].account, log_groups[0].region, new)
 
     async def remove_group(self, log_group: LogGroup) -> None:
         await self.sandbox.delete_log_group(log_group.account, log_group.region, log_group.name)
@@ -230,6 +240,34 @@ async def test_the_tags_of_a_group_are_its_own(log_groups, scene, tags):
     await scene.add_group(group("/app/a"), tags=tags)
     await scene.add_group(group("/app/a/b"), tags={"team": "red"})
     assert await log_groups.tags_of(group("/app/a")) == tags
+
+
+async def test_the_groups_that_have_a_tag_are_listed_whatever_its_value(log_groups, scene):
+    for name, tags in (
+        ("/app/a", {"x:y": "1"}),
+        ("/app/b", {"x:y": "", "z": "1"}),
+        ("/app/c", {"z": "x:y"}),
+        ("/app/d", {}),
+    ):
+        await scene.add_group(group(name), tags=tags)
+    await scene.add_group(group("/app/e", OTHER_REGION), tags={"x:y": "1"})
+    assert await listed(log_groups, "x:y") == ["/app/a", "/app/b"]
+    assert await listed(log_groups, "none") == []
+
+
+async def test_more_than_a_thousand_groups_that_have_a_tag_are_listed_by_pages(log_groups, scene):
+    names = [f"/app/{number:04}" for number in range(1001)]
+    await scene.add_groups([group(name) for name in names], tags={"x": "y"})
+    assert await listed(log_groups, "x") == names
+
+
+async def listed(log_groups, tag: str) -> list[str]:
+    names, token = await log_groups.with_tag(LANE, tag, None)
+    found = [*names]
+    while token is not None:
+        names, token = await log_groups.with_tag(LANE, tag, token)
+        found += names
+    return sorted(found)
 
 
 async def test_an_absent_group_has_no_tags_to_show(log_groups, scene):

@@ -427,6 +427,15 @@ async def test_a_renewed_account_is_decided_by_what_the_registry_holds_now(liste
         await directory.renew(UNKNOWN)
 
 
+async def test_a_tenants_lanes_come_with_the_key_that_the_registry_holds_now(lister, tmp_path):
+    await lister.store(parsed(acme(OLD), tmp_path))
+    async with lister.opened() as directory:
+        for key in (OLD, NEW):
+            await lister.store(parsed(acme(key), tmp_path))
+            [lanes] = (await directory.lanes_of([TenantId("acme")])).values()
+            assert lanes == {Lane(account, GROUP.region): key for account in (ACCOUNT, OTHER_ACCOUNT)}
+
+
 async def test_keys_are_listed_again_when_something_has_changed_and_not_before(scene, tmp_path):
     await scene.store(parsed(acme(OLD), tmp_path))
     async with opened(scene, LIMITS, is_watched=True) as registry:

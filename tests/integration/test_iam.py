@@ -14,6 +14,7 @@ from service.clock import LoopClock
 from service.domain.key import UsableKey
 from service.domain.log_group import AccountId, KeyArn, LogGroup, partition_of
 from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.tenancy import IGNORE_TAG
 from service.sandbox.aws.policy import default_key_policy
 from tests.support.aws_server import set_own_environment
 from tests.support.iam import EXTERNAL_ID, LOGWARDENS_ACCOUNT, TENANTS_ACCOUNT, document, listed, statements
@@ -98,6 +99,7 @@ async def ensure(keys, log_groups, group, key):
     finding = await keys.inspect(key, group)
     assert isinstance(finding, UsableKey), finding
     assert finding.policy is not None, finding.unread
+    await log_groups.with_tag(group.lane, IGNORE_TAG, None)
     await log_groups.tags_of(group)
     await log_groups.describe(group.lane, [group.name])
     await log_groups.associate(group, key)

@@ -228,7 +228,7 @@ def test_an_explanation_agrees_with_what_holds(registry: Registry) -> None:
 def test_where_tags_are_said_not_to_matter_they_do_not(registry: Registry) -> None:
     rules = registry.compiled()
     for group, tags in WORLD:
-        is_ignored = registry.ignore_tag is IgnoreTag.WHEN_KNOWN and "logwarden:ignore" in (tags or {})
+        is_ignored = registry.ignore_tag is IgnoreTag.LISTED and "logwarden:ignore" in (tags or {})
         if rules.lists(group.account) and not is_ignored and not rules.depends_on_tags(group):
             assert result(rules.decide(group, tags)) == result(rules.decide(group, None))
 

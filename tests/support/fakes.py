@@ -12,7 +12,7 @@ from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, 
 from service.domain.offsets import Delivery, OffsetLedger
 from service.domain.outcome import CallFailedError, FailureClass, Outcome
 from service.domain.pacing import Quota
-from service.domain.tenancy import Decision, Owned
+from service.domain.tenancy import Decision, Excluded, Owned
 from service.ports import LogGroupPage
 
 LANE = Lane(AccountId("111122223333"), Region("eu-west-1"))
@@ -106,10 +106,14 @@ class FakeDirectory:
     asked: list[tuple[LogGroup, Mapping[str, str] | None]] = field(default_factory=list)
     by_tags: bool = False
     unlisted: set[AccountId] = field(default_factory=set)
+    ignored_are_listed: bool = False
     renewed: list[AccountId] = field(default_factory=list)
 
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         return self.by_tags
+
+    async def lists_ignored(self, account: AccountId) -> bool:
+        return self.ignored_are_listed
 
     async def lists(self, account: AccountId) -> bool:
         if self.failure is not None:
@@ -134,6 +138,8 @@ class FakeDirectory:
             await asyncio.sleep(self.latency_s)
         if self.failure is not None:
             raise CallFailedError(self.failure, "the registry is away")
+        if self.ignored_are_listed and (tags or {}).get("logwarden:ignore", "false") != "false":
+            return Excluded("it has the tag logwarden:ignore")
         return self.decisions.get(log_group) or Owned(TENANT, key_of(log_group.lane), "everything is tenant-a's")
 
 
@@ -170,6 +176,8 @@ class TimedLogGroups:
         self.descriptions: list[tuple[Lane, frozenset[str]]] = []
         self.pages: list[tuple[Lane, str | None]] = []
         self.page_failures: deque[FailureClass] = deque()
+        self.listings: list[tuple[Lane, str | None]] = []
+        self.list_failures: deque[FailureClass] = deque()
         self._running: Counter[LogGroup] = Counter()
 
     @property
@@ -210,6 +218,16 @@ class TimedLogGroups:
         names = sorted(each.name for each in self.keys if each.lane == lane and each.name > (token or ""))
         keys = {name: self.keys[group(name, lane)] for name in names[:50]}
         return LogGroupPage(keys, names[49] if len(names) > 50 else None)
+
+    async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:
+        """By twos, so that lists have pages."""
+        self.listings.append((lane, token))
+        await asyncio.sleep(self.latency_s)
+        if self.list_failures:
+            raise CallFailedError(self.list_failures.popleft(), "as told")
+        names = sorted(each.name for each in self.tags if each.lane == lane and tag in self.tags[each])
+        left = [name for name in names if name > (token or "")]
+        return left[:2], left[1] if len(left) > 2 else None
 
     async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
         self.lookups.append(log_group)

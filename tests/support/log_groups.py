@@ -62,6 +62,11 @@ class FakeLogGroups:
         keys = {name: self.groups[LogGroup(lane.account, lane.region, name)] for name in page}
         return LogGroupPage(keys, page[-1] if len(names) > len(page) else None)
 
+    async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:
+        self._fail_if_told()
+        tagged = (each for each in self.groups if tag in self.tags.get(each, {}))
+        return sorted(each.name for each in tagged if each.lane == lane), None
+
     def _fail_if_told(self) -> None:
         failure = (self.failures.popleft() if self.failures else None) or self.failure
         if failure is not None:

@@ -373,7 +373,7 @@ def test_a_group_with_the_ignore_tag_is_left_alone(value: str, is_ignored: bool)
     assert not is_ignored or decision == Excluded("it has the tag logwarden:ignore")
 
 
-@pytest.mark.parametrize(("ignore_tag", "is_looked_up"), [("never", False), ("when-known", False), ("always", True)])
+@pytest.mark.parametrize(("ignore_tag", "is_looked_up"), [("never", False), ("listed", False), ("always", True)])
 def test_the_ignore_tag_is_looked_up_only_where_that_is_asked_for(ignore_tag: str, is_looked_up: bool) -> None:
     rules = TenantRules(
         tenants=[tenant(ACME, when(SHARED))],

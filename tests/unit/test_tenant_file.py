@@ -254,7 +254,7 @@ def test_the_ignore_tag_can_be_switched_off(path: Path, written: str, is_ignored
         (ACME + ACME.partition("tenants:\n")[2], "8: tenants[1].id: acme is already the id of tenants[0] on line 3"),
         (ACME + "default_tenant: blue\n", "8: default_tenant: there is no tenant blue"),
         (ACME + "match: any\n", "8: match: has to be 'all-agree' or 'first-match'"),
-        (ACME + "ignore_tag: off\n", "8: ignore_tag: has to be 'never', 'when-known' or 'always'"),
+        (ACME + "ignore_tag: off\n", "8: ignore_tag: has to be 'never', 'listed' or 'always'"),
         (ACME + "organizational_units: {prod: []}\n", "8: organizational_units.prod: is empty"),
         (ACME + "organizational_units:\n  prod: ['12']\n", "9: organizational_units.prod[0]: account '12' is not an account id of 12 digits"),
         (ACME + "organizational_units:\n  prod: [dev]\n", "9: organizational_units.prod[0]: there is no organizational unit dev"),
