@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -41,20 +42,34 @@ class AccountDocument(TenantFile):
     tenants: list[TenantEntry] = Field([], description="Those that may own something there.")
 
 
-async def account_tenants(
-    data: Any, *, account: AccountId, known: AccountTenants | None, etag: str | None = None
-) -> AccountTenants:
-    """The answer that a source's document makes; the rules of `known` again where the document is the same.
+class AccountDocuments:
+    """Makes answers of a source's documents. Accounts with one document, as a shared rule's have it, share its rules: they are made once."""
 
-    Raises SourceDataError with every problem in it.
-    """
-    digest = digest_of(data)
-    if known is not None and known.digest == digest:
-        return replace(known, etag=etag)
-    tenants = data.get("tenants") if isinstance(data, dict) else None
-    is_long = isinstance(tenants, list) and len(tenants) > _QUICK
-    rules = await asyncio.to_thread(_rules, data) if is_long else _rules(data)
-    return AccountTenants(rules=rules, is_listed=rules.lists(account), digest=digest, etag=etag)
+    def __init__(self) -> None:
+        self._rules: WeakValueDictionary[str, TenantRules] = WeakValueDictionary()  # gone with the last answer
+        self._making = asyncio.Lock()  # of long ones: many accounts ask at once
+
+    async def answer(
+        self, data: Any, *, account: AccountId, known: AccountTenants | None, etag: str | None = None
+    ) -> AccountTenants:
+        """What a document says of an account; the rules of `known` again where it is the same. Raises SourceDataError with every problem."""
+        tenants = data.get("tenants") if isinstance(data, dict) else None
+        is_long = isinstance(tenants, list) and len(tenants) > _QUICK
+        digest = await asyncio.to_thread(digest_of, data) if is_long else digest_of(data)
+        if known is not None and known.digest == digest:
+            return replace(known, etag=etag)
+        rules = self._rules.get(digest)
+        if rules is None:
+            rules = await self._made(data, digest) if is_long else _rules(data)
+            self._rules[digest] = rules
+        return AccountTenants(rules=rules, is_listed=rules.lists(account), digest=digest, etag=etag)
+
+    async def _made(self, data: Any, digest: str) -> TenantRules:
+        async with self._making:
+            made = self._rules.get(digest)
+            if made is None:
+                made = self._rules[digest] = await asyncio.to_thread(_rules, data)
+            return made
 
 
 def _rules(data: Any) -> TenantRules:

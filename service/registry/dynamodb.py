@@ -31,7 +31,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 
 from service.domain.log_group import AccountId
-from service.registry.document import account_tenants
+from service.registry.document import AccountDocuments
 from service.registry.polling import VersionPoll
 from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError, TenantPage
 
@@ -67,6 +67,7 @@ class DynamoDbSource:
             max_pool_connections=_POOL,
             retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
         )
+        self._documents = AccountDocuments()
         self._client: AioBaseClient | None = None
         self._connecting = asyncio.Lock()
         self._poll = VersionPoll(self._read_version, source=self.name, interval_s=poll_interval_s, timeout_s=timeout_s)
@@ -97,7 +98,7 @@ class DynamoDbSource:
             after = _version_in((await self.call("get_item", Key=VERSION_KEY, ConsistentRead=True)).get("Item"))
             if before == after and after is not None:
                 document = _document(items, everywhere.get("EVERYWHERE", {}))
-                return await account_tenants(document, account=account, known=known)
+                return await self._documents.answer(document, account=account, known=known)
         raise SourceUnavailableError(
             "the table is being changed; where nobody does that, a writer ended before it removed is_changing"
         )

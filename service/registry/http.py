@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import httpx
 
 from service.domain.log_group import AccountId
-from service.registry.document import account_tenants, digest_of
+from service.registry.document import AccountDocuments, digest_of
 from service.registry.polling import VersionPoll
 from service.registry.source import (
     AccountTenants,
@@ -52,6 +52,7 @@ class HttpSource:
         self.name = str(httpx.URL(url).copy_with(userinfo=b"", query=None))  # goes into logs
         self._url = url.rstrip("/")
         self._token_file = token_file
+        self._documents = AccountDocuments()
         self._http = httpx.AsyncClient(
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=_POOL, keepalive_expiry=_KEEPALIVE_S),
@@ -85,10 +86,12 @@ class HttpSource:
         if response.status_code == httpx.codes.NOT_MODIFIED and known is not None and headers:
             return known
         if response.status_code == httpx.codes.NOT_FOUND and is_json and _names(body, account):
-            return await account_tenants({"version": 1}, account=account, known=known)
+            return await self._documents.answer({"version": 1}, account=account, known=known)
         if response.status_code != httpx.codes.OK or not is_json:
             raise _unusable(response, body)
-        return await account_tenants(_document(body), account=account, known=known, etag=response.headers.get("etag"))
+        return await self._documents.answer(
+            _document(body), account=account, known=known, etag=response.headers.get("etag")
+        )
 
     async def tenants(self) -> AsyncGenerator[TenantPage, None]:
         """Every tenant, by the pages of the service. Raises SourceError."""

@@ -17,7 +17,8 @@ from service.ports import TenantDirectory
 class AccountTenants:
     """What the registry holds on one account: `rules` decide there as the whole registry's would.
 
-    `is_listed` is false where no tenant has a rule on the account. `digest` is equal for equal content; `etag` is HTTP's.
+    `is_listed` is false where no tenant has a rule on the account. `digest` is equal for equal content; `etag` is the source's own,
+    by which it tells that an answer is still good.
     """
 
     rules: TenantRules

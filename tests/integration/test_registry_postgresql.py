@@ -9,11 +9,12 @@ import pytest
 
 from service.domain.log_group import AccountId, LogGroup
 from service.domain.tenancy import Owned
+from service.registry.cache import CacheLimits
 from service.registry.postgresql.migration import migrate, migrations
 from service.registry.postgresql.source import PostgresqlSource
 from service.registry.source import SourceDataError, SourceUnavailableError
 from tests.support.postgres import PASSWORD, Postgres, new_database
-from tests.support.registries import POLL_INTERVAL_S, PostgresqlScene, parsed
+from tests.support.registries import POLL_INTERVAL_S, PostgresqlScene, opened, parsed
 
 ACCOUNT, OTHER_ACCOUNT = AccountId("111122223333"), AccountId("222233334444")
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"
@@ -79,7 +80,7 @@ async def test_a_database_without_the_schema_is_said_to_lack_it(postgres):
     async with new_database(postgres) as database:
         dsn = postgres.dsn(database)
         async with PostgresqlSource(dsn=dsn, password=PASSWORD, timeout_s=10, poll_interval_s=1) as source:
-            with pytest.raises(SourceUnavailableError, match='schema "logwarden" does not exist'):
+            with pytest.raises(SourceUnavailableError, match='"logwarden.registry" does not exist'):
                 await source.on_account(ACCOUNT, None)
 
 
@@ -131,6 +132,31 @@ async def test_what_the_schema_lets_through_and_logwarden_does_not_understand_re
     with pytest.raises(SourceDataError, match=r"tenants\[0\].surprise: is no field here"):
         await source.on_account(ACCOUNT, None)
     assert (await source.on_account(OTHER_ACCOUNT, None)).is_listed
+
+
+async def test_what_has_not_changed_is_not_read_again(scene, source):
+    first = await source.on_account(ACCOUNT, None)
+    await scene.execute(
+        "CREATE OR REPLACE FUNCTION logwarden.on_account(account text) RETURNS jsonb LANGUAGE plpgsql "
+        "AS 'BEGIN RAISE EXCEPTION $$read again$$; END'"
+    )
+    assert await source.on_account(ACCOUNT, first) is first
+    with pytest.raises(SourceUnavailableError, match="read again"):
+        await source.on_account(ACCOUNT, None)
+    await scene.execute("UPDATE logwarden.registry SET version = version + 1")
+    with pytest.raises(SourceUnavailableError, match="read again"):
+        await source.on_account(ACCOUNT, first)
+
+
+async def test_after_another_server_has_taken_over_the_same_version_is_read_again(scene):
+    async with opened(scene, CacheLimits(), is_watched=True) as registry:
+        await registry.source.until_pushed(1)
+        source = registry.source._source
+        first = await source.on_account(ACCOUNT, None)
+        assert await source.on_account(ACCOUNT, first) is first
+        scene.proxy.cut()
+        await registry.source.until_pushed(2)
+        assert (await source.on_account(ACCOUNT, first)).etag != first.etag
 
 
 async def test_the_first_tenant_is_the_one_whose_position_is_lower(scene, source):

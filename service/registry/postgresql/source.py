@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from service.domain.log_group import AccountId, InvalidIdentityError, account_id
-from service.registry.document import account_tenants
+from service.registry.document import AccountDocuments
 from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError, TenantPage
 
 _CHANNEL: Final = "logwarden_registry"
@@ -24,6 +24,11 @@ _IDLE_S: Final = 300.0  # unused for this long, a connection is given back to th
 _RECONNECT_S: Final = 1.0  # between attempts of the connection that listens; doubles to the poll interval
 
 _PAGE: Final = 500  # tenants: some 250 kB
+# One statement sees one snapshot, and the version grows with every change.
+_ON_ACCOUNT: Final = """
+SELECT version, CASE WHEN version IS DISTINCT FROM $2::bigint THEN logwarden.on_account($1)::text END AS document
+FROM logwarden.registry
+"""
 _NO_ROW: Final = "logwarden.registry has no row: it is made by the migration, and must stay"
 
 # What asyncpg raises for reasons outside this process; InterfaceError is a connection that closed under its user.
@@ -54,6 +59,8 @@ class PostgresqlSource:
         self._pool = asyncpg.create_pool(
             min_size=0, max_size=_POOL, max_inactive_connection_lifetime=_IDLE_S, **self._connection_options
         )
+        self._documents = AccountDocuments()
+        self._servers = 0  # that have been listened to: each may be another
         self._is_failing = False
         self._version: int | None = None
 
@@ -72,15 +79,22 @@ class PostgresqlSource:
         return None if self._version is None else str(self._version)
 
     async def on_account(self, account: AccountId, known: AccountTenants | None) -> AccountTenants:
-        """Everything that may concern an account. Raises SourceError."""
+        """Everything that may concern an account; read anew only if anything has changed since `known`. Raises SourceError."""
+        # A server that took over from another may count to the same version with other tenants.
+        server = self._servers
+        prefix, _, version = (known.etag or "").partition(" ") if known is not None else ("", "", "")
+        known_version = int(version) if prefix == str(server) else None
         try:
             async with self._connection() as connection:
-                text = await connection.fetchval("SELECT logwarden.on_account($1)::text", account)
+                row = await connection.fetchrow(_ON_ACCOUNT, account, known_version)
         except _ERRORS as e:
             raise SourceUnavailableError(_described(e)) from e
-        if text is None:
+        if row is None:
             raise SourceDataError(_NO_ROW)
-        return await account_tenants(json.loads(text), account=account, known=known)
+        if row["document"] is None and known is not None:
+            return known
+        document = json.loads(row["document"])
+        return await self._documents.answer(document, account=account, known=known, etag=f"{server} {row['version']}")
 
     async def tenants(self) -> AsyncGenerator[TenantPage, None]:
         """Every tenant, by pages along the primary key. Raises SourceError."""
@@ -120,6 +134,7 @@ class PostgresqlSource:
                     wait_s = _RECONNECT_S
                     self._is_failing = False
                     self._version = None
+                    self._servers += 1
                     while True:
                         await self._read_version(connection, invalidate)
                         await asyncio.sleep(self._poll_interval_s)
