@@ -80,7 +80,7 @@ async def test_a_database_without_the_schema_is_said_to_lack_it(postgres):
     async with new_database(postgres) as database:
         dsn = postgres.dsn(database)
         async with PostgresqlSource(dsn=dsn, password=PASSWORD, timeout_s=10, poll_interval_s=1) as source:
-            with pytest.raises(SourceUnavailableError, match='"logwarden.registry" does not exist'):
+            with pytest.raises(SourceUnavailableError, match=r'"logwarden\.registry" does not exist'):
                 await source.on_account(ACCOUNT, None)
 
 
