@@ -51,7 +51,7 @@ async def lanes_to_sweep(
     known = None if directory is None else await _known_lanes(directory, tenant)
     if known is None:
         if not accounts or not regions:
-            raise NoLanesError("nothing here lists all tenants, since the registry cannot: name accounts and Regions")
+            raise NoLanesError("there is no list of all tenants here: name accounts and Regions")
         known = {Lane(account, region): None for account, region in product(accounts, regions)}
     lanes = {
         lane: key

@@ -141,19 +141,20 @@ def _bare_loop(bootstrap_servers: str, topic: str, records: int) -> _Cost:
 async def _replica(deployment, records: int, *, group: str) -> _Cost:
     """What a replica costs that starts at the topic's beginning."""
     looks: list[tuple[float, float, float]] = []
+    interval_s = records / 1_000_000  # each look costs the replica some milliseconds
     async with (
         deployment.replica(is_awaited=False, roles=frozenset({Role.INGEST}), kafka_group_prefix=group) as service,
         httpx.AsyncClient(trust_env=False) as http,
         asyncio.timeout(60),
     ):
         while not looks or looks[-1][1] < records:
-            await asyncio.sleep(0.3 if looks else 0.05)  # each look costs the replica some milliseconds
+            await asyncio.sleep(interval_s if looks else 0.05)
             try:
                 read = await metric(service, http, "logwarden_events_total")
             except httpx.TransportError:
                 continue
             looks.append((time.perf_counter(), read, cpu_s(service)))
     first = next(look for look in looks if look[1] >= records // 10)
-    last = max(look for look in looks if look[1] < records)
+    last = max((look for look in looks if first[1] < look[1] < records), default=looks[-1])
     read = last[1] - first[1]
     return _Cost(read / (last[0] - first[0]), (last[2] - first[2]) / read * 1e6)
