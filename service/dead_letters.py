@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import replace
-from typing import Final
 
 from service.domain.command import EnsureCommand
 from service.domain.dead_letter import PREFIX, VALUE_OMITTED, DeadLetterLimit, dead_letter_headers
@@ -16,8 +15,6 @@ from service.ports import (
     Publisher,
     RecordTooLargeError,
 )
-
-_BAD_RELEASE: Final = frozenset({FailureClass.INVALID_REQUEST, FailureClass.UNRECOGNISED})
 
 
 class DeadLetters:
@@ -40,7 +37,7 @@ class DeadLetters:
         A value that the broker refuses for its size is left out, and a header says so; so are a key and headers that are too large by
         themselves. A replayed record that dies again carries one explanation, the last.
         """
-        self._count()
+        self._count(failure)
         explanation = dead_letter_headers(
             failure,
             reason,
@@ -76,11 +73,9 @@ class DeadLetters:
     async def send_command(self, command: EnsureCommand, failure: FailureClass, reason: str) -> None:
         """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it.
 
-        Raises GivenUpError past the limit, to which only those classes count that a bad release would show: a tenant that is not set up
-        yet is no reason to stop.
+        Raises GivenUpError past the limit.
         """
-        if failure in _BAD_RELEASE:
-            self._count()
+        self._count(failure, account=command.log_group.account)
         explanation = dead_letter_headers(
             failure, reason, original_topic=self._work_topic, source=command.origin, deferrals=command.deferrals
         )
@@ -88,9 +83,13 @@ class DeadLetters:
         await self._publisher.publish(OutgoingRecord(self._topic, command.partition_key, again.to_bytes(), explanation))
         self._observer.dead_lettered(failure, topic=self._work_topic)
 
-    def not_needed(self, count: int = 1) -> None:
-        """Say that so many records were worked without one, for the limit's sake."""
-        self._limit.passed(count)
+    def not_needed(self) -> None:
+        """Say that a record was worked without one, for the limit's sake."""
+        self._limit.passed()
+
+    def left_alone(self, count: int = 1) -> None:
+        """Say that so many records asked for nothing."""
+        self._limit.left_alone(count)
 
     async def _publish_what_fits(self, *letters: OutgoingRecord) -> None:
         *larger, smallest = letters
@@ -99,9 +98,9 @@ class DeadLetters:
                 return await self._publisher.publish(letter)
         return await self._publisher.publish(smallest)
 
-    def _count(self) -> None:
+    def _count(self, failure: FailureClass, *, account: str | None = None) -> None:
         was_stopped = self._limit.reason is not None
-        self._limit.failed()
+        self._limit.failed(failure, account=account)
         if self._limit.reason is not None:
             if not was_stopped:
                 self._observer.dead_letters_stopped(self._limit.reason)

@@ -39,7 +39,7 @@ class Ingest(Forwarding):
     def passed_over(self, count: int) -> None:
         """So many records were irrelevant at first look."""
         self._observer.events_irrelevant(count)
-        self._dead_letters.not_needed(count)
+        self._dead_letters.left_alone(count)
 
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
         """Finish the delivery when the record's commands, or its dead letter, are durable; at once where it asks for nothing."""
@@ -49,10 +49,11 @@ class Ingest(Forwarding):
             commands=len(parsed.commands), problem=parsed.problems[0].field if parsed.problems else None
         )
         if not parsed.problems:
-            self._dead_letters.not_needed()
             if not parsed.commands:
+                self._dead_letters.left_alone()
                 delivery.finish()
                 return
+            self._dead_letters.not_needed()
         self.start(self._forward(record, parsed), delivery)
 
     async def _forward(self, record: IncomingRecord, parsed: Parsed) -> None:

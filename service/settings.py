@@ -267,13 +267,15 @@ class Settings(BaseSettings):
     dead_letter_max_consecutive: int = Field(
         10_000,
         ge=1,
-        description="Dead letters in a row after which none is written any more: that is a bad release, not bad records.",
+        description="Dead letters in a row, without a success anywhere, after which none is written any more: that is a bad deploy, not bad "
+        "records. Of one account running, the first counts.",
     )
     dead_letter_max_share: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="Share (0 to 1) of the last 10,000 records that may become dead letters before the same.",
+        description="Share (0 to 1) of the last 10,000 records that may be malformed, or refused by AWS in a way that is unknown or the "
+        "release's fault, before the same.",
     )
 
     # -- offsets and shutdown

@@ -19,6 +19,8 @@ from service.ensure import Ensure
 from service.ports import Clock, Observer, OutgoingRecord, Publisher
 
 DUE_HEADER: Final = "logwarden-due-ms"  # when a record on a retry topic is to be worked again: ms since 1970, decimal
+# What shows that tenant file, keys, rights and release are in order. A deferred one may yet need a dead letter.
+_WORKED: Final = (State.SEALED, State.ALREADY_SEALED, State.WOULD_SEAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ class Worker:
             await self._publisher.publish(records[0])
         else:
             await asyncio.gather(*map(self._publisher.publish, records))
-        if outcome.state not in (State.FAILED, State.DEFERRED):  # a deferred one may yet need one
+        if outcome.state in _WORKED:
             self._dead_letters.not_needed()
         self._on_outcome(outcome)
         self._observer.command_done(command, outcome, seconds=max(0, at_ms - command.accepted_at_ms) / 1000)

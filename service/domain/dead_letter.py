@@ -30,8 +30,28 @@ def dead_letter_headers(
     ]
 
 
+# What a bad release makes of good records, or a bad sender sends: where these are many, there is no telling what else is wrong.
+_OF_A_RELEASE: Final = frozenset(
+    {
+        FailureClass.MALFORMED_EVENT,
+        FailureClass.MALFORMED_COMMAND,
+        FailureClass.INVALID_REQUEST,
+        FailureClass.UNRECOGNISED,
+    }
+)
+
+
 class DeadLetterLimit:
-    """When to stop: so many dead letters in a row, or such a share of the last records, are not bad records but a bad release.
+    """When to stop: so many dead letters in a row, or such a share of the last records, are not bad records but a bad deploy.
+
+    Every class counts in a row, since a bad deploy shows as any of them: a wrong tenant file as unknown tenants and unlisted accounts, wrong
+    keys or Regions as keys that cannot be used, a role with fewer rights as `not-authorized`, a wrong parser as malformed events. What
+    tells them from the mistakes of single tenants is that nothing succeeds any more, in any account. So only a success ends a row, which
+    a record that is rightly left alone is not; and of one account that fails many times running, the first counts alone. (Where there is
+    only one account, its mistakes and a bad tenant file cannot be told apart, and nothing is stopped for either.)
+
+    The share is of the classes that only a release or a sender brings about. The others may well be most of the dead letters for months,
+    where a tenant file lists a tenth of the accounts whose events come in; to stop then would be an outage of our own making.
 
     Stopping leaves the records where they are, to be worked by a better release; a dead-letter topic full of good records would have to
     be replayed. Once reached, a limit stays so for the life of the process.
@@ -44,21 +64,31 @@ class DeadLetterLimit:
         self._recent: deque[bool] = deque(maxlen=window)
         self._failed = 0
         self._consecutive = 0
+        self._account: str | None = None
         self.reason: str | None = None
 
-    def passed(self, count: int = 1) -> None:
-        """So many records were worked, or were rightly left alone."""
+    def passed(self) -> None:
+        """A record was worked: the whole road is in order."""
         self._consecutive = 0
+        self._account = None
+        self.left_alone()
+
+    def left_alone(self, count: int = 1) -> None:
+        """So many records asked for nothing, which says little about those that do."""
         if self._failed:
             for _ in range(count):
                 self._note(is_failed=False)
         else:
             self._recent.extend([False] * count)
 
-    def failed(self) -> None:
-        """A record is about to become a dead letter; see `reason` for whether it still may."""
-        self._consecutive += 1
-        self._note(is_failed=True)
+    def failed(self, failure: FailureClass, *, account: str | None = None) -> None:
+        """A record, of this account where that is known, is about to become a dead letter; see `reason` for whether it still may."""
+        is_of_a_release = failure in _OF_A_RELEASE
+        if is_of_a_release or account != self._account:
+            self._consecutive += 1
+        self._account = account
+        if is_of_a_release:
+            self._note(is_failed=True)
         if self.reason is not None:
             return
         if self._consecutive > self._max_consecutive:

@@ -183,8 +183,8 @@ async def test_dead_letters_that_are_stopped_show_why():
     replica = Replica()
     replica.limits += [DeadLetterLimit(max_consecutive=1, max_share=1, window=10) for _ in range(2)]
     assert replica.view.status().dead_letters_stopped is None
-    replica.limits[1].failed()
-    replica.limits[1].failed()
+    replica.limits[1].failed(FailureClass.MALFORMED_EVENT)
+    replica.limits[1].failed(FailureClass.MALFORMED_EVENT)
     assert replica.view.status().dead_letters_stopped == replica.limits[1].reason is not None
 
 
