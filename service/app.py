@@ -276,7 +276,13 @@ class App:
         )
         self._control.governs(dispatcher)
         self._view.works(dispatcher, directory)
-        intake = Intake(dispatcher=dispatcher, verification=verification, sweeper=sweeper, dead_letters=dead_letters)
+        intake = Intake(
+            dispatcher=dispatcher,
+            verification=verification,
+            sweeper=sweeper,
+            dead_letters=dead_letters,
+            observer=self._metrics,
+        )
         retries = Retries(
             publisher=self._publisher,
             clock=self._clock,

@@ -1,15 +1,16 @@
 """The way into the worker: records of the work topic into the dispatcher's lanes."""
 
 import asyncio
+from collections.abc import Sequence
 
 from service.dead_letters import DeadLetters
 from service.dispatcher import Dispatcher
-from service.domain.command import EnsureCommand, MalformedCommandError, Trigger
+from service.domain.command import EnsureCommand, MalformedCommandError, NewerCommandError, Trigger
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
 from service.domain.sweep import SweepCommand, is_sweep
 from service.forwarding import Forwarding
-from service.ports import IncomingRecord
+from service.ports import IncomingRecord, Observer
 from service.sweep import Sweeper
 from service.verification import Verification
 
@@ -18,22 +19,42 @@ class Intake(Forwarding):
     """Handles the records of the work topic."""
 
     def __init__(
-        self, *, dispatcher: Dispatcher, verification: Verification, sweeper: Sweeper, dead_letters: DeadLetters
+        self,
+        *,
+        dispatcher: Dispatcher,
+        verification: Verification,
+        sweeper: Sweeper,
+        dead_letters: DeadLetters,
+        observer: Observer,
     ) -> None:
         super().__init__()
         self._dispatcher = dispatcher
         self._verification = verification
         self._sweeper = sweeper
         self._dead_letters = dead_letters
+        self._observer = observer
+        self._too_new: dict[tuple[str, int], int] = {}
+
+    @property
+    def too_new(self) -> Sequence[str]:
+        """The first record of each partition that is left for a newer release, as topic/partition/offset."""
+        return [f"{topic}/{partition}/{offset}" for (topic, partition), offset in sorted(self._too_new.items())]
 
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
-        """Queue the record's command, or begin its sweep; what is neither becomes a dead letter."""
+        """Queue the record's command, or begin its sweep; what is neither becomes a dead letter.
+
+        What a newer release wrote stays unfinished: one that owns the partition, after an upgrade, finds it there.
+        """
         try:
             command = (
                 SweepCommand.from_bytes(record.value)
                 if is_sweep(record.value)
                 else EnsureCommand.from_bytes(record.value)
             )
+        except NewerCommandError as e:
+            if (at := (record.topic, record.partition)) not in self._too_new:  # to be told once
+                self._too_new[at] = record.offset
+                self._observer.command_too_new(f"{record.topic}/{record.partition}/{record.offset}", str(e))
         except MalformedCommandError as e:
             self.start(
                 self._dead_letters.send_record(record, FailureClass.MALFORMED_COMMAND, str(e), field=e.field), delivery
@@ -54,6 +75,7 @@ class Intake(Forwarding):
             self._dispatcher.drain(deadline_s), self._sweeper.drain(deadline_s), super().drain(deadline_s)
         )
         self._verification.forget()  # what was sealed meanwhile, too
+        self._too_new.clear()
 
     def _concerns_nobody(self, command: EnsureCommand) -> bool:
         """A deletion concerns only who waits: the group is looked at before it is sealed."""

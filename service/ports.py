@@ -203,5 +203,8 @@ class Observer(Protocol):
     def dead_letters_stopped(self, reason: str) -> None:
         """The limit is reached: nothing more becomes a dead letter before a restart."""
 
+    def command_too_new(self, record: str, reason: str) -> None:
+        """The first command of a partition (topic/partition/offset) that only a newer release can read; more may follow."""
+
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         """A lane waits, for a fault that no record can help."""

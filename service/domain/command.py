@@ -20,6 +20,9 @@ _MAX_BYTES: Final = (
 )  # half of what a broker takes: whatever we write of a command has to fit, headers and all
 MAX_CALLER_LENGTH: Final = 256  # characters: an assumed role's ARN and a tool's name; it goes into a log line
 _INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
+_KINDS: Final = {"sweep": 1}  # what else is on the work topic, and its version
+_OF_A_KIND: Final = re.compile(r"(?P<name>[a-z]{1,30})-(?P<number>[1-9][0-9]{0,2})\Z")
+_MOST_VERSIONS: Final = 1000
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -50,6 +53,10 @@ class MalformedCommandError(ValueError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field = field
+
+
+class NewerCommandError(MalformedCommandError):
+    """A command that a newer release wrote, during an upgrade or before a roll-back: it is for one to work, and no mistake of anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +165,7 @@ class EnsureCommand:
         if not isinstance(body, dict):
             raise MalformedCommandError("value", "not a JSON object")
         if body.get("v") != _WIRE_VERSION:
-            raise MalformedCommandError("v", f"not of version {_WIRE_VERSION}, the one that this release reads")
+            raise wrong_version(body, ours=_WIRE_VERSION)
         try:
             return cls(
                 log_group=LogGroup.of(body.get("account"), body.get("region"), body.get("log_group")),
@@ -176,6 +183,24 @@ class EnsureCommand:
             raise MalformedCommandError(e.field, str(e)) from e
         except ValueError as e:
             raise e if isinstance(e, MalformedCommandError) else MalformedCommandError("trigger", str(e)) from e
+
+
+def wrong_version(body: Mapping[str, Any], *, ours: object) -> MalformedCommandError:
+    """The error for a body that is not of `ours`: a newer release's command, or no command.
+
+    Every version says in `v` which it is, a number or KIND-NUMBER, and names its lane in `account` and `region`: what does neither is
+    something else, and nobody needs to wait for a release that reads it.
+    """
+    reason = f"not of version {ours}, the one that this release reads"
+    is_of_a_lane = _is_text(body.get("account")) and _is_text(body.get("region"))
+    return (NewerCommandError if is_of_a_lane and _is_newer(body.get("v")) else MalformedCommandError)("v", reason)
+
+
+def _is_newer(version: object) -> bool:
+    if type(version) is int:
+        return _WIRE_VERSION < version < _MOST_VERSIONS
+    kind = _OF_A_KIND.match(version) if isinstance(version, str) else None
+    return kind is not None and int(kind["number"]) > _KINDS.get(kind["name"], 0)
 
 
 def _text(body: dict[str, Any], name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
-from service.domain.command import EnsureCommand, MalformedCommandError, Priority, Trigger
+from service.domain.command import EnsureCommand, MalformedCommandError, Priority, Trigger, wrong_version
 from service.domain.log_group import InvalidIdentityError, Lane, LogGroup, TenantId, account_id, region_name
 from service.domain.request import new_request_id, repeated_request_id
 from service.domain.verify import VerifyCommand
@@ -237,8 +237,10 @@ def _decoded(value: bytes) -> Any:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()  # refuses what JSON cannot carry on to a caller
     except RecursionError as e:
         raise ValueError("nested too deeply") from e
-    if not isinstance(body, dict) or body.get("v") != _WIRE_VERSION:
-        raise MalformedCommandError("v", f"not of version {_WIRE_VERSION}, the one that this release reads")
+    if not isinstance(body, dict):
+        raise MalformedCommandError("value", "not a JSON object")
+    if body.get("v") != _WIRE_VERSION:
+        raise wrong_version(body, ours=_WIRE_VERSION)
     return body
 
 

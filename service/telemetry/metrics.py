@@ -125,6 +125,14 @@ class Metrics:
             hint="Look at the newest dead letters; roll back, or mend and restart.",
         )
 
+    def command_too_new(self, record: str, reason: str) -> None:
+        _log.warning(
+            "command_too_new",
+            record=record,
+            reason=reason,
+            hint="Left as it is until a newer release owns the partition.",
+        )
+
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self._holds.labels(failure.label).inc()
         _log.warning(

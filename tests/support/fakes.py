@@ -248,6 +248,7 @@ class RecordingObserver:
     holds: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
     verifications: list[tuple[int, int, int]] = field(default_factory=list)
+    too_new: list[str] = field(default_factory=list)
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
         self.events.append((commands, problem))
@@ -269,6 +270,9 @@ class RecordingObserver:
 
     def dead_letters_stopped(self, reason: str) -> None:
         self.stops.append(reason)
+
+    def command_too_new(self, record: str, reason: str) -> None:
+        self.too_new.append(record)
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self.holds.append((lane, failure, detail))

@@ -42,6 +42,7 @@ class Bench:
     def __init__(self) -> None:
         clock = VirtualClock()
         self.publisher = FakePublisher()
+        self.observer = RecordingObserver()
         self.deliveries = Deliveries()
         self.worked: list[EnsureCommand] = []
         self.seconds = 1.0
@@ -78,7 +79,11 @@ class Bench:
             max_waiting=300,
         )
         self.intake = Intake(
-            dispatcher=self.dispatcher, verification=self.verification, sweeper=sweeper, dead_letters=dead_letters
+            dispatcher=self.dispatcher,
+            verification=self.verification,
+            sweeper=sweeper,
+            dead_letters=dead_letters,
+            observer=self.observer,
         )
 
     async def work(self, command: EnsureCommand, turn: Turn) -> Held | None:
@@ -234,3 +239,34 @@ async def test_what_was_to_be_looked_at_again_is_forgotten_when_the_lanes_may_ha
         bench.intake.restart()
         await asyncio.sleep(100)
         assert [command.log_group.name for command in bench.worked] == ["kept"]
+
+
+NEWER = ensure().to_bytes().replace(b'"v":1', b'"v":2')
+NEWER_SWEEP = SWEEP.to_bytes().replace(b"sweep-1", b"sweep-2")
+NEWER_KIND = SWEEP.to_bytes().replace(b'"kind":"sweep","v":"sweep-1"', b'"kind":"audit","v":"audit-1"')
+
+
+@pytest.mark.parametrize("value", [NEWER, NEWER_SWEEP, NEWER_KIND], ids=["command", "sweep", "kind"])
+@virtual_time
+async def test_what_a_newer_release_wrote_stays_where_it_is_and_is_told_once(value: bytes):
+    async with Bench().running() as bench:
+        for _ in range(3):
+            bench.handle(value)
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(60)
+        assert bench.publisher.records == [], "it is no dead letter"
+        assert bench.deliveries.open == {0, 1, 2}, "and what comes after it is worked"
+        assert bench.observer.too_new == ["work/7/0"] == bench.intake.too_new
+        await bench.intake.drain(20)
+        assert bench.intake.too_new == [], "it is another's now"
+
+
+@pytest.mark.parametrize("version", [b"0", b"1.5", b'"2"', b"4000", b'"sweep-0"', b'"sweep-1"', b"null"])
+@virtual_time
+async def test_a_version_that_no_release_will_have_is_malformed(version: bytes):
+    async with Bench().running() as bench:
+        bench.handle(ensure().to_bytes().replace(b'"v":1', b'"v":' + version))
+        bench.handle(b'{"v":2,"source":"some other application"}')
+        await asyncio.sleep(1)
+        assert len(bench.publisher.records) == 2
+        assert bench.observer.too_new == []

@@ -136,7 +136,11 @@ class Bench:
             submit=lambda _: None, log_groups=self.log_groups, clock=self.clock, observer=self.observer, after_s=0
         )
         self.intake = Intake(
-            dispatcher=self.dispatcher, verification=verification, sweeper=self.sweeper, dead_letters=dead_letters
+            dispatcher=self.dispatcher,
+            verification=verification,
+            sweeper=self.sweeper,
+            dead_letters=dead_letters,
+            observer=RecordingObserver(),
         )
 
     def handle(self, command: EnsureCommand | SweepCommand) -> int:
