@@ -36,23 +36,24 @@ from service.domain.schedule import Schedule
 from service.domain.sweep import is_sweep_record
 from service.domain.sweep_book import SweepBook
 from service.ensure import Ensure, Policy
+from service.fence import Fence
 from service.formats import load_event_formats
 from service.http.app import Sweeping, Trigger, create_app
 from service.http.server import Address, serve
 from service.http.tokens import TokenFile
 from service.ingest import Ingest, PostedEvents
 from service.intake import Intake
-from service.ports import RecordFilter, RecordHandler
+from service.ports import Membership, RecordFilter, RecordHandler
 from service.registry.opening import open_registry
 from service.registry.source import Registry
 from service.requests import Requests
 from service.retries import Retries
 from service.settings import Role, Settings
-from service.stream.connection import client_arguments, until_connected
-from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.connection import Deadline, client_arguments, until_connected
+from service.stream.consumer import LEASE_S, Consumer, ConsumerLimits
 from service.stream.follower import Follower
 from service.stream.publisher import KafkaPublisher
-from service.stream.topics import require_topics, topic_specs
+from service.stream.topics import require_topics, topic_specs, topics_to_retry
 from service.sweep import Sweeper
 from service.sweep_requests import SweepRequests
 from service.sweep_schedule import SweepSchedule
@@ -69,6 +70,10 @@ _FORWARDED_AT_ONCE: Final = (
 _STARTED_AT_ONCE: Final = (
     2000  # commands, of 8 kB each with their tasks; those that only wait in a lane take a tenth of that
 )
+_AFTER_DRAIN_S: Final = (
+    15.0  # of a stop: the last commit, and closing one thing after the other, where the broker is away
+)
+_LAST_S: Final = 2.0  # for what is cancelled when a stop has taken its time
 _LIMIT_WINDOW: Final = 10_000  # records that the dead letters' share is of: a minute of a busy stream
 _SWEPT_LANES_HELD: Final = 200_000  # lanes of sweeps and their reports, of some hundred bytes each
 _REQUESTS_HELD: Final = (
@@ -90,12 +95,16 @@ class App:
         self._clock = LoopClock()
         self._arguments = client_arguments(settings)
         self._metrics = Metrics(CollectorRegistry())
-        self._publisher = KafkaPublisher(self._arguments)
+        self._deadline = Deadline()
+        self._publisher = KafkaPublisher(self._arguments, deadline=self._deadline)
         self._consumers: list[Consumer] = []
         self._limits: list[DeadLetterLimit] = []
         self._crowd = Crowd(_STARTED_AT_ONCE)
         self._not_ready: str | None = "starting: waiting for Kafka"
-        self._control_follower = Follower(topic=settings.control_topic, arguments=self._arguments)
+        self._has_begun = False  # to consume: there is something to drain
+        self._control_follower = Follower(
+            topic=settings.control_topic, arguments=self._arguments, deadline=self._deadline
+        )
         self._control = Control(
             publisher=self._publisher,
             clock=self._clock,
@@ -116,7 +125,7 @@ class App:
             self._metrics.registry.register(collector)
         formats = settings.event_formats_file
         self._parser = EventParser(formats=load_event_formats(formats) if formats else ())
-        self._follower = Follower(topic=settings.requests_topic, arguments=self._arguments)
+        self._follower = Follower(topic=settings.requests_topic, arguments=self._arguments, deadline=self._deadline)
         self._requests = Requests(
             publisher=self._publisher,
             clock=self._clock,
@@ -144,16 +153,21 @@ class App:
             stopped = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
-                is_started, self._not_ready = self._not_ready is None, "stopping"
-                if not is_started:
+                self._not_ready = "stopping"
+                self._deadline.begin(self._settings.shutdown_drain_s)
+                if not self._has_begun:
                     serving.cancel()  # still waiting for Kafka: there is nothing to drain
-                await asyncio.wait([serving])
+                _, late = await asyncio.wait([serving], timeout=self._settings.shutdown_drain_s)
+                if late:
+                    _log.error("stop_timed_out", after_s=self._settings.shutdown_drain_s)
+                    serving.cancel()
+                    await asyncio.wait([serving], timeout=_LAST_S)
                 self._requests.close()  # callers that still wait are answered with what is known
                 self._sweeps.close()
             finally:
                 stopped.cancel()
                 serving.cancel()
-            if not serving.cancelled():
+            if serving.done() and not serving.cancelled():
                 serving.result()
 
     async def _serve(self, stop: asyncio.Event) -> None:
@@ -165,21 +179,25 @@ class App:
                 await stack.enter_async_context(self._open_registry()) if Role.WORKER in settings.roles else None
             )
             self._directory = directory
-            await until_connected("topics", lambda: require_topics(self._arguments, topics))
+            present = await until_connected("topics", lambda: require_topics(self._arguments, topics))
             await stack.enter_async_context(self._publisher)
-            background: list[Coroutine[Any, Any, None]] = [self._control_follower.follow(self._control.apply)]
+            background: list[Coroutine[Any, Any, None]] = [
+                self._control_follower.follow(self._control.apply),
+                self._publisher.watch(),
+            ]
             if Role.INGEST in settings.roles:
                 background += self._ingest()
             if directory is not None:
                 aws = await stack.enter_async_context(self.open_aws())
-                background += [directory.watch(), *self._work(directory, aws)]
+                background += [directory.watch(), *self._work(directory, aws, topics_to_retry(settings, present))]
             if Role.HTTP in settings.roles or self._has_sweep_schedule:
                 background.append(self._follower.run(self._follow))
             await self._run_until_stopped(background, stop)
 
     async def _run_until_stopped(self, background: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
         """Run it all; the end of any part is the end of the process, except that consumers end first when asked to."""
-        drain_s = self._settings.shutdown_drain_s
+        shutdown_s = self._settings.shutdown_drain_s
+        drain_s = shutdown_s - min(_AFTER_DRAIN_S, shutdown_s / 2)
         async with asyncio.TaskGroup() as tasks:
             supporting = [tasks.create_task(part) for part in background]
             if Role.WORKER in self._settings.roles:
@@ -187,7 +205,8 @@ class App:
             else:
                 supporting.append(tasks.create_task(self._control.known()))
             consuming = [tasks.create_task(consumer.run(stop, drain_s=drain_s)) for consumer in self._consumers]
-            self._not_ready = None
+            self._has_begun = True
+            await self._until_joined(stop)
             _leave_what_stays_to_itself()
             _log.info("started", roles=sorted(self._settings.roles), version=version("logwarden"))
             await stop.wait()
@@ -195,6 +214,23 @@ class App:
                 await asyncio.wait(consuming)
             for task in supporting:
                 task.cancel()
+
+    async def _until_joined(self, stop: asyncio.Event) -> None:
+        """Become ready once every consumer has had its first assignment, be it of nothing; return without where it is to stop."""
+        self._not_ready = "starting: consumers join their groups"
+
+        async def all_joined() -> None:
+            for consumer in self._consumers:
+                await consumer.has_joined.wait()
+
+        joined, stopped = asyncio.create_task(all_joined()), asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({joined, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                self._not_ready = None
+        finally:
+            joined.cancel()
+            stopped.cancel()
 
     # -- the parts
 
@@ -211,7 +247,7 @@ class App:
         )
         return [ingest.run()]
 
-    def _work(self, directory: Registry, aws: Aws) -> list[Coroutine[Any, Any, None]]:
+    def _work(self, directory: Registry, aws: Aws, retry_topics: Sequence[str]) -> list[Coroutine[Any, Any, None]]:
         settings = self._settings
         dead_letters = self._dead_letters()
         ensure = Ensure(
@@ -262,6 +298,7 @@ class App:
             retry_delays_s=settings.retry_delays_s,
             on_outcome=told,
         )
+        fence = Fence(clock=self._clock, lasts_s=LEASE_S)
         dispatcher = Dispatcher(
             schedule=Schedule(new_lane=self._new_lane, max_under_way=settings.max_in_flight),
             work=worker.work,
@@ -273,9 +310,10 @@ class App:
             on_held=self._metrics.lane_held,
             postpone=worker.postpone,
             hold_at_most_s=settings.hold_at_most_s if settings.retry_delays_s else math.inf,
+            may_call=fence.may_call,
         )
         self._control.governs(dispatcher)
-        self._view.works(dispatcher, directory)
+        fence.governs(dispatcher)
         intake = Intake(
             dispatcher=dispatcher,
             verification=verification,
@@ -283,14 +321,16 @@ class App:
             dead_letters=dead_letters,
             observer=self._metrics,
         )
+        self._view.works(dispatcher, directory, fence=fence, too_new=lambda: intake.too_new)
         retries = Retries(
             publisher=self._publisher,
             clock=self._clock,
             work_topic=settings.work_topic,
             longest_delay_s=max(settings.retry_delays_s, default=0.0),
         )
-        self._consume("worker", [settings.work_topic], intake, max_pending=settings.max_pending)
-        self._consume("retry", settings.retry_topics, retries, max_pending=_FORWARDED_AT_ONCE)
+        self._consume("worker", [settings.work_topic], intake, max_pending=settings.max_pending, membership=fence)
+        if retry_topics:
+            self._consume("retry", retry_topics, retries, max_pending=_FORWARDED_AT_ONCE)
         running = [dispatcher.run(), intake.run(), sweeper.run(), retries.run()]
         if self._has_sweep_schedule:
             running.append(self._sweep_schedule(directory).run())
@@ -359,6 +399,7 @@ class App:
         *,
         max_pending: int,
         passes_over: RecordFilter | None = None,
+        membership: Membership | None = None,
     ) -> None:
         settings = self._settings
         self._consumers.append(
@@ -377,6 +418,8 @@ class App:
                 ),
                 clock=self._clock,
                 passes_over=passes_over,
+                membership=membership,
+                deadline=self._deadline,
             )
         )
 

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
@@ -21,6 +21,8 @@ from service.domain.schedule import Schedule
 from service.domain.sweep import Command, SweepCommand
 from service.domain.verify import VerifyCommand
 from service.ports import Clock, GivenUpError
+
+FENCED: Final = "fence"  # why it is suspended when it may not call
 
 _T = TypeVar("_T")
 
@@ -93,6 +95,8 @@ async def _nowhere(command: EnsureCommand, held: Held) -> None:  # noqa: ARG001
 class Dispatcher:
     """Works submitted commands, each lane at its pace, at most `max_under_way` of the schedule at once.
 
+    `may_call` is asked before anything is started; once it is False, it takes a `resume(FENCED)` to go on.
+
     `work`, `sweep` for a page of a sweep and `verify` for a second look return None when all that follows is durable, or Held. What
     has waited `hold_at_most_s` in a lane that is held is not put back for ever: `postpone` returns when it waits elsewhere, durably, and
     lets go of its records. Anything they raise is a bug and ends `run`, and with it the process, with nothing finished that was not
@@ -108,6 +112,7 @@ class Dispatcher:
         hold_s: float,
         max_hold_s: float,
         on_held: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
+        may_call: Callable[[], bool] = lambda: True,
         sweep: Callable[[SweepCommand, Turn], Awaitable[Held | None]] = _nobody,
         verify: Callable[[VerifyCommand, Turn], Awaitable[Held | None]] = _nobody,
         postpone: Callable[[EnsureCommand, Held], Awaitable[None]] = _nowhere,
@@ -119,6 +124,7 @@ class Dispatcher:
         self._hold_s = hold_s
         self._max_hold_s = max_hold_s
         self._on_held = on_held
+        self._may_call = may_call
         self._sweep = sweep
         self._verify = verify
         self._postpone = postpone
@@ -128,7 +134,7 @@ class Dispatcher:
         self._waiting: dict[Work, asyncio.Future[None]] = {}  # for tokens
         self._timer: asyncio.TimerHandle | None = None
         self._is_pump_due = False
-        self._is_suspended = False
+        self._suspended_for: set[str] = set()
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -171,16 +177,21 @@ class Dispatcher:
         self._draining.clear()
         self._pump_soon()
 
-    def suspend(self) -> None:
-        """Start nothing more and hand out no token until `resume`; calls that are under way end as they would."""
-        self._is_suspended = True
+    def suspend(self, why: str = "pause") -> None:
+        """Start nothing more and hand out no token until `resume`; calls that are under way end as they would.
+
+        Suspended for two reasons it goes on when it was resumed for both.
+        """
+        self._suspended_for.add(why)
         self._wake_at(None)
 
-    def resume(self) -> None:
+    def resume(self, why: str = "pause") -> None:
         """Go on after `suspend`; each lane's first call is an interval away, as if another owner had called until now."""
-        if not self._is_suspended:
+        if why not in self._suspended_for:
             return
-        self._is_suspended = False
+        self._suspended_for.remove(why)
+        if self._suspended_for:
+            return
         now = self._clock.now()
         for lane in self.schedule:
             lane.start_empty(now)
@@ -235,7 +246,10 @@ class Dispatcher:
     def _pump(self) -> None:
         """Start what may be started now, hand out the tokens that there are, and set the timer for the next time."""
         self._is_pump_due = False
-        if self._tasks is None or self._draining.is_set() or self._is_suspended:
+        if self._tasks is None or self._draining.is_set() or self._suspended_for:
+            return
+        if not self._may_call():
+            self.suspend(FENCED)
             return
         now = self._clock.now()
         while (work := self.schedule.next(now)) is not None:

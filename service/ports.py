@@ -169,6 +169,16 @@ class RecordHandler(Protocol):
         """Take records again after a drain."""
 
 
+class Membership(Protocol):
+    """Told what a consumer group says of a member; must not block. Times are the clock's."""
+
+    def proven(self, sent_at: float) -> None:
+        """The group has confirmed, in answer to a question that was sent then, that the member's partitions are its own."""
+
+    def refuted(self) -> None:
+        """They may be somebody else's by now."""
+
+
 class RecordFilter(Protocol):
     """Looks at a record's value before anything is made of the record: most of a stream concerns nobody."""
 

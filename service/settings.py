@@ -280,7 +280,10 @@ class Settings(BaseSettings):
 
     # -- offsets and shutdown
     commit_interval_s: float = Field(
-        1.0, gt=0, description="How often offsets are committed (seconds): what a crash works again."
+        1.0,
+        gt=0,
+        description="How often offsets are committed (seconds): what a crash works again. The worker's are at least every 2 s, which is how "
+        "it knows that its lanes are still its own.",
     )
     commit_timeout_s: float = Field(
         10.0, gt=0, description="How long a commit may take (seconds); aiokafka has no limit of its own."
@@ -289,7 +292,10 @@ class Settings(BaseSettings):
         20.0, gt=0, description="How long what has started may take to finish when partitions are taken away (seconds)."
     )
     shutdown_drain_s: float = Field(
-        90.0, gt=0, description="The same after SIGTERM (seconds); keep it under terminationGracePeriodSeconds."
+        90.0,
+        gt=0,
+        description="How long the whole stop may take after SIGTERM (seconds), the last 15 of them for commits and for closing what is "
+        "open; keep it under terminationGracePeriodSeconds.",
     )
 
     # -- tenants

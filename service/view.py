@@ -3,7 +3,7 @@
 It only reads, and only memory: asking costs the same, and gets an answer, while Kafka and AWS are away.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -13,14 +13,29 @@ from service.control import Control
 from service.dispatcher import Dispatcher
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.status import LanesStatus
-from service.http.status import ConsumerDocument, PauseState, RegistryDocument, StatusDocument, timestamp
+from service.fence import Fence
+from service.http.status import (
+    ConsumerDocument,
+    FailingWritesDocument,
+    PauseState,
+    RegistryDocument,
+    StatusDocument,
+    timestamp,
+)
 from service.ports import Clock
 from service.registry.cache import CachedDirectory
 from service.registry.source import Registry
 from service.settings import Role, Settings
 from service.stream.consumer import Consumer
 from service.stream.publisher import KafkaPublisher
-from service.telemetry.collectors import LaneCollector, PauseCollector, ProgressCollector, StreamCollector
+from service.telemetry.collectors import (
+    FenceCollector,
+    LaneCollector,
+    PauseCollector,
+    ProgressCollector,
+    StreamCollector,
+    WritesCollector,
+)
 from service.telemetry.registry import RegistryCollector
 
 _STALLED_S: Final = (
@@ -53,21 +68,29 @@ class ReplicaView:
         self._not_ready_reason = not_ready_reason
         self._dispatcher: Dispatcher | None = None
         self._directory: Registry | None = None
+        self._fence: Fence | None = None
+        self._too_new: Callable[[], Sequence[str]] = tuple
         self._started_at_ms = clock.epoch_ms()
         self._working_since = 0.0
 
-    def works(self, dispatcher: Dispatcher, directory: Registry) -> None:
-        """Show the lanes and the registry of a worker that begins now."""
+    def works(
+        self, dispatcher: Dispatcher, directory: Registry, *, fence: Fence, too_new: Callable[[], Sequence[str]]
+    ) -> None:
+        """Show the lanes and the registry of a worker that begins now, and the commands that are `too_new` for it."""
         self._dispatcher = dispatcher
         self._directory = directory
+        self._fence = fence
+        self._too_new = too_new
         self._working_since = self._clock.now()
 
     def collectors(self) -> Iterator[Collector]:
         """What is to be registered for the metrics, once."""
         yield StreamCollector(lambda: [consumer.status() for consumer in self._consumers])
         yield PauseCollector(lambda: self._control.paused is not None if self._control.is_known else None)
-        yield ProgressCollector(progress_s=self.progress_s, publish_failing_s=self.publish_failing_s)
+        yield ProgressCollector(progress_s=self.progress_s)
+        yield WritesCollector(self.writes_failing_s)
         if Role.WORKER in self._settings.roles:
+            yield FenceCollector(self.calls_kept_back_s)
             yield LaneCollector(self.lanes, max_lanes=self._settings.metrics_max_lanes)
             yield RegistryCollector(self._cache)
 
@@ -76,7 +99,7 @@ class ReplicaView:
         if self._dispatcher is None:
             return LanesStatus()
         status = self._dispatcher.schedule.status(self._clock.now())
-        return status.paused() if self._control.paused else status
+        return status.paused() if self._control.paused or self.calls_kept_back_s() is not None else status
 
     def progress_s(self) -> float | None:
         """How long ago a command was last finished, or work began, or resumed, where none was since; None where no work is done."""
@@ -86,10 +109,23 @@ class ReplicaView:
         since = self._working_since if last is None else last
         return self._clock.now() - max(since, self._control.changed_at)
 
-    def publish_failing_s(self) -> float | None:
-        """For how long Kafka has not taken what is written; None while it does."""
-        since = self._publisher.failing_since
-        return None if since is None else self._clock.now() - since
+    def writes_failing_s(self) -> Mapping[str, float]:
+        """For how long Kafka has not taken what is written, by topic; 0 for those that it takes records for."""
+        now, settings = self._clock.now(), self._settings
+        written = (
+            settings.work_topic,
+            *settings.retry_topics,
+            settings.outcomes_topic,
+            settings.dead_letter_topic,
+            settings.requests_topic,
+            settings.control_topic,
+        )
+        return dict.fromkeys(written, 0.0) | {failing.topic: now - failing.since for failing in self._publisher.failing}
+
+    def calls_kept_back_s(self) -> float | None:
+        """For how long the group has left the worker without a word, so that it makes no calls; None while it need not."""
+        has_lanes = any(consumer.name == "worker" and consumer.partitions() for consumer in self._consumers)
+        return self._fence.shut_s if self._fence is not None and has_lanes else None
 
     def stalled(self) -> str | None:
         """Why the process should be restarted, None if it should not: never for anything outside it."""
@@ -113,7 +149,12 @@ class ReplicaView:
             not_ready=self._not_ready_reason(),
             last_progress_s=_rounded(self.progress_s()),
             lanes_held=dict(self.lanes().held),
-            publish_failing_s=_rounded(self.publish_failing_s()),
+            publish_failing=[
+                FailingWritesDocument(topic=f.topic, for_s=round(self._clock.now() - f.since, 3), error=f.error)
+                for f in self._publisher.failing
+            ],
+            calls_kept_back_s=_rounded(self.calls_kept_back_s()),
+            commands_too_new=list(self._too_new()),
             dead_letters_stopped=next((limit.reason for limit in self._limits if limit.reason), None),
             registry=self._registry(),
             consumers=[ConsumerDocument.of(consumer.status()) for consumer in self._consumers],

@@ -102,7 +102,11 @@ class LanesStatus:
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """Where one assigned partition stands; `lag` counts records from the commit position to the end of the partition."""
+    """Where one assigned partition stands; `lag` counts records from the commit position to the end of the partition.
+
+    `unmoved_s` is for how long that position has stood still with records after it. A partition that is held back is not fetched, since
+    there is as much in hand as may be.
+    """
 
     topic: str
     partition: int
@@ -110,6 +114,8 @@ class PartitionStatus:
     position: int | None
     committed: int | None
     lag: int | None
+    unmoved_s: float = 0.0
+    is_held_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +125,12 @@ class ConsumerStatus:
     name: str
     is_joined: bool
     partitions: Sequence[PartitionStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class FailingWrites:
+    """A topic that Kafka does not take records for: `since` on the clock (monotonic seconds), and the last error."""
+
+    topic: str
+    since: float
+    error: str

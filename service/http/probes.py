@@ -23,7 +23,7 @@ def probe_routes(*, registry: CollectorRegistry, not_alive_reason: Reason, not_r
 
     @routes.get("/readyz", response_description="It takes requests.", responses=documented(ProblemType.NOT_READY))
     async def readyz() -> PlainTextResponse:
-        """Whether the service is started and not stopping."""
+        """Whether the service has started, and joined its consumer groups, and is not stopping."""
         return _answer(ProblemType.NOT_READY, not_ready_reason())
 
     @routes.get("/metrics", response_description="The metrics.")

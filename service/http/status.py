@@ -24,8 +24,13 @@ class PartitionDocument(BaseModel):
     pending: int = Field(description="Records in hand whose outcome is not durable yet.")
     committed: int | None = Field(description="The offset that is committed.")
     lag: int | None = Field(
-        description="Records from the commit position to the end; null before the first fetch. On a retry topic most are not due yet."
+        description="Records from the committed offset to the end of the partition, some seconds old at the most; null before the broker "
+        "was asked. On a retry topic most are not due yet."
     )
+    unmoved_s: float = Field(
+        description="For how long the committed offset has not moved though there are records after it (seconds); 0 when there are none."
+    )
+    held_back: bool = Field(description="Whether it is not fetched, because as much of it is in hand as may be.")
 
 
 class ConsumerDocument(BaseModel):
@@ -46,11 +51,25 @@ class ConsumerDocument(BaseModel):
             lag=sum(p.lag or 0 for p in status.partitions),
             partitions=[
                 PartitionDocument(
-                    topic=p.topic, partition=p.partition, pending=p.pending, committed=p.committed, lag=p.lag
+                    topic=p.topic,
+                    partition=p.partition,
+                    pending=p.pending,
+                    committed=p.committed,
+                    lag=p.lag,
+                    unmoved_s=round(p.unmoved_s, 3),
+                    held_back=p.is_held_back,
                 )
                 for p in status.partitions
             ],
         )
+
+
+class FailingWritesDocument(BaseModel):
+    """A topic that Kafka takes no record for."""
+
+    topic: str
+    for_s: float = Field(description="For how long (seconds).")
+    error: str = Field(description="What it, or the client, says.")
 
 
 class RegistryDocument(BaseModel):
@@ -106,8 +125,15 @@ class StatusDocument(BaseModel):
         "null while paused."
     )
     lanes_held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class; see `/v1/lanes`.")
-    publish_failing_s: float | None = Field(
-        description="For how long Kafka has not taken what is written (seconds); null while it does."
+    publish_failing: list[FailingWritesDocument] = Field(
+        description="The topics that Kafka takes no record for, the one of the longest standing first."
+    )
+    calls_kept_back_s: float | None = Field(
+        description="For how long no call has been made because the consumer group does not confirm that this replica's partitions are still "
+        "its own (seconds); null while it does."
+    )
+    commands_too_new: list[str] = Field(
+        description="The first command of each partition that a newer release wrote, as topic/partition/offset. It is left for one to work."
     )
     dead_letters_stopped: str | None = Field(
         description="Why no dead letter is written any more until a restart; null while they are."

@@ -13,7 +13,10 @@ from service.settings import Settings, SettingsError
 
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 15.0  # a broker that comes back is noticed within this
-CLOSE_TIMEOUT_S: Final = 10.0  # aiokafka's stop() can hang or fail when the broker is away
+_CLOSE_TIMEOUT_S: Final = 10.0  # aiokafka's stop() can hang or fail when the broker is away
+_SHARE: Final = (
+    1 / 3
+)  # of the time that is left, what one step of the stop may take: some come after it, and none may take it all
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -67,18 +70,37 @@ async def until_connected(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
 
-async def close_quietly(what: str, close: Callable[[], Awaitable[None]]) -> None:
-    """Close a client within a time limit, in a task of its own.
+class Deadline:
+    """When the stop of the whole process is to be over; there is none until it begins. Seconds, on the event loop's clock."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def begin(self, in_s: float) -> None:
+        """Let it be over in `in_s` seconds from now."""
+        self._at = asyncio.get_running_loop().time() + in_s
+
+    def share_s(self, most_s: float = _CLOSE_TIMEOUT_S) -> float:
+        """How long a step that needs `most_s` seconds at the most may take from now on."""
+        if self._at is None:
+            return most_s
+        return min(most_s, max(0.0, self._at - asyncio.get_running_loop().time()) * _SHARE)
+
+
+async def close_quietly(
+    what: str, close: Callable[[], Awaitable[None]], *, timeout_s: float = _CLOSE_TIMEOUT_S
+) -> None:
+    """Close a client within `timeout_s` seconds, in a task of its own.
 
     With the broker away aiokafka's stop() hangs, or raises a CancelledError that nobody asked for, so neither may reach the caller; our
     own cancellation does.
     """
     task = asyncio.ensure_future(close())
-    _, late = await asyncio.wait([task], timeout=CLOSE_TIMEOUT_S)
+    _, late = await asyncio.wait([task], timeout=timeout_s)
     if late:
         task.cancel()
         await asyncio.wait([task], timeout=1)
-        _log.warning("kafka_close_timed_out", client=what, timeout_s=CLOSE_TIMEOUT_S)
+        _log.warning("kafka_close_timed_out", client=what, timeout_s=round(timeout_s, 3))
     elif task.cancelled() or task.exception() is not None:
         _log.warning(
             "kafka_close_failed", client=what, error="cancelled" if task.cancelled() else str(task.exception())

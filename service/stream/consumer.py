@@ -1,35 +1,35 @@
-"""One consumer group member: poll, hand over, commit what is finished, drain when partitions or the process go.
+"""One consumer group member: poll, hand over, drain when partitions or the process go.
 
-Everything that aiokafka 0.14 needs to be told, and to be protected from, is here:
+What aiokafka 0.14 needs to be told, and to be protected from, is here, and beside it in `commits`, `watch` and `unreadable`:
 
 - getmany() is never cancelled while the consumer is to go on: a cancelled one disables max_poll_interval_ms for good.
 - getmany() waits out a whole rebalance, so stopping does not wait for it.
 - The rebalance listener's exceptions are swallowed: they are kept here and raised by `run`.
-- commit() never returns with the broker away: it has a time limit, and a failed one is repeated by the next.
+- No heartbeat is sent while on_partitions_assigned runs: what takes time is begun there, and not waited for.
 - Partitions are held back by not asking for them: pause() would throw away what is prefetched.
 - rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
 - The listener is not called by stop(), so drain and commit come first.
-- The task that fetches can end without a word, and getmany() returns nothing for ever: that is watched for, and ends the process.
-- What getmany() cannot decode is stepped over: see `unreadable`.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import KafkaError
 
-from service.domain.offsets import OffsetLedger, Progress
+from service.domain.offsets import OffsetLedger
 from service.domain.status import ConsumerStatus, PartitionStatus
-from service.ports import Clock, IncomingRecord, RecordFilter, RecordHandler
-from service.stream.connection import close_quietly, until_connected
+from service.ports import Clock, IncomingRecord, Membership, RecordFilter, RecordHandler
+from service.stream.assignment import Assignment
+from service.stream.commits import Commits
+from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.unreadable import Batches, read_one
+from service.stream.watch import Watch
 
 _POLL_S: Final = 1.0  # how long one getmany waits for records: an idle member wakes up once a second
 # How soon a member hears of a rebalance: with aiokafka's 3 s, lanes that are already given up stand still for so long each time.
@@ -43,11 +43,12 @@ _NO_PARTITION: Final = TopicPartition(
 _NO_ROOM_POLL_S: Final = 0.1  # how soon room is noticed
 _SIZE_MEMORY: Final = 0.2  # the weight of the newest poll in the mean size of records
 
+# A member that no broker has heard of for so long is put out of its group; and after its last proof of membership it may rely on being
+# in it for a little less, so that a call that began before has ended before the next owner's begin.
+SESSION_S: Final = 10.0
+LEASE_S: Final = SESSION_S - 3.0
+
 _log = structlog.get_logger(__name__)
-
-
-class FetchStalledError(Exception):
-    """There are records, the broker answers, and none come: aiokafka's fetching has ended. Only a new consumer helps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class ConsumerLimits:
     max_pending: int
     max_pending_bytes: int = 256 * 1024 * 1024
     stall_s: float = 60.0
+    session_s: float = SESSION_S
     commit_interval_s: float
     commit_timeout_s: float
     rebalance_drain_s: float
@@ -80,8 +82,13 @@ class Consumer:
         limits: ConsumerLimits,
         clock: Clock,
         passes_over: RecordFilter | None = None,
+        membership: Membership | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
-        """What `passes_over` calls irrelevant is never handed to the handler, and finished at once."""
+        """What `passes_over` calls irrelevant is never handed to the handler, and finished at once.
+
+        `membership` is told when the group has confirmed that the partitions are ours; `deadline` is that of the whole stop.
+        """
         self.name = name
         self._group = group
         self._topics = topics
@@ -90,17 +97,34 @@ class Consumer:
         self._limits = limits
         self._clock = clock
         self._passes_over = passes_over
+        self._deadline = deadline or Deadline()
         self._consumer: AIOKafkaConsumer | None = None
-        self._ledgers: dict[TopicPartition, OffsetLedger] = {}
-        self._committed: dict[TopicPartition, Progress] = {}
-        self._commit_lock = asyncio.Lock()
-        self._is_adopted = asyncio.Event()  # what former owners finished is known
-        self._is_adopted.set()
+        self._assignment = Assignment()
+        self._adopting: asyncio.Task[None] | None = None
+        self._commits = Commits(
+            name=name,
+            group=group,
+            arguments=arguments,
+            interval_s=limits.commit_interval_s,
+            timeout_s=limits.commit_timeout_s,
+            clock=clock,
+            assignment=lambda: self._assignment,
+            membership=membership,
+            deadline=self._deadline,
+        )
+        self._watch = Watch(
+            name=name,
+            clock=clock,
+            assignment=lambda: self._assignment,
+            fetched=lambda: self._with_room()[0],
+            stall_s=limits.stall_s,
+            timeout_s=limits.commit_timeout_s,
+        )
         self._failure: asyncio.Future[None] | None = None
-        self._joined_at_ms = 0
         self._mean_size = 0.0  # bytes of a value, lately
         self.last_poll: float | None = None
         self.is_joined = False
+        self.has_joined = asyncio.Event()  # once, also if it was assigned nothing
 
     async def run(self, stop: asyncio.Event, *, drain_s: float) -> None:
         """Consume until `stop` is set; then drain for up to `drain_s` seconds, commit and leave the group.
@@ -116,29 +140,33 @@ class Consumer:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._poll_forever(self._consumer)),
-                    tasks.create_task(self._commit_forever()),
-                    tasks.create_task(self._watch_forever(self._consumer)),
+                    tasks.create_task(self._commits.run(self._consumer)),
+                    tasks.create_task(self._watch.measure(self._consumer)),
+                    tasks.create_task(self._watch.stalls(self._consumer)),
                 ]
                 await self._unless(stopped, self._failure)
                 for task in running:
                     task.cancel()
             _log.info("consumer_draining", consumer=self.name, pending=self.pending, deadline_s=drain_s)
             await self._handler.drain(drain_s)
-            await self._commit()
+            await self._commits.commit(self._consumer)
             _log.info("consumer_stopped", consumer=self.name, unfinished=self.pending)
         finally:
             stopped.cancel()
             self._failure.cancel()
             self.is_joined = False
+            await self._stop_adopting()
             if self._consumer is not None:
-                await close_quietly(f"consumer {self.name}", partial(_close, self._consumer))
+                await close_quietly(
+                    f"consumer {self.name}", partial(_close, self._consumer), timeout_s=self._deadline.share_s()
+                )
 
     # -- what there is to see
 
     @property
     def pending(self) -> int:
         """Records handed over and not finished."""
-        return sum(map(len, self._ledgers.values()))
+        return self._assignment.pending
 
     def status(self) -> ConsumerStatus:
         """The member as it stands."""
@@ -146,14 +174,20 @@ class Consumer:
 
     def partitions(self) -> list[PartitionStatus]:
         """Each assigned partition."""
-        return [self._status(tp, ledger) for tp, ledger in sorted(self._ledgers.items())]
+        now, fetched = self._clock.now(), set(self._with_room()[0])
+        return [
+            self._assignment.status(
+                tp,
+                highwater=self._consumer.highwater(tp) if self._consumer else None,
+                is_held_back=tp not in fetched,
+                now=now,
+            )
+            for tp in sorted(self._ledgers)
+        ]
 
-    def _status(self, tp: TopicPartition, ledger: OffsetLedger) -> PartitionStatus:
-        end = self._consumer.highwater(tp) if self._consumer is not None else None
-        committed = self._committed[tp].position if tp in self._committed else None
-        position = ledger.position if ledger.position is not None else committed
-        lag = None if end is None or position is None else max(0, end - position)
-        return PartitionStatus(tp.topic, tp.partition, len(ledger), position, committed, lag)
+    @property
+    def _ledgers(self) -> dict[TopicPartition, OffsetLedger]:
+        return self._assignment.ledgers
 
     # -- polling
 
@@ -164,6 +198,7 @@ class Consumer:
             group_id=self._group,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
+            session_timeout_ms=round(limits.session_s * 1000),
             heartbeat_interval_ms=_HEARTBEAT_MS,
             max_partition_fetch_bytes=1024 * 1024,
             fetch_max_bytes=8 * 1024 * 1024,
@@ -175,7 +210,7 @@ class Consumer:
                 (limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S) * 2000
             ),
         )
-        consumer.subscribe(list(self._topics), listener=_Listener(self))
+        consumer.subscribe(list(self._topics), listener=_Listener(self, consumer))
         try:
             await consumer.start()
         except BaseException:  # a cancellation too: it has opened connections
@@ -208,7 +243,7 @@ class Consumer:
         these records again.
         """
         ledgers = self._ledgers
-        await self._is_adopted.wait()
+        await self._assignment.is_adopted.wait()
         if ledgers is not self._ledgers:
             return False
         handed = size = passed = 0
@@ -236,7 +271,7 @@ class Consumer:
         there one record of one partition at a time.
         """
         ledgers = self._ledgers
-        await self._is_adopted.wait()
+        await self._assignment.is_adopted.wait()
         try:
             for tp, ledger in ledgers.items():
                 await self._seek_to_next(consumer, tp, ledger)
@@ -254,42 +289,10 @@ class Consumer:
     async def _seek_to_next(self, consumer: AIOKafkaConsumer, tp: TopicPartition, ledger: OffsetLedger) -> None:
         if ledger.next is not None:
             consumer.seek(tp, ledger.next)
-        elif tp in self._committed:
-            consumer.seek(tp, self._committed[tp].position)
+        elif (committed := self._assignment.committed.get(tp)) is not None:
+            consumer.seek(tp, committed.position)
         else:
             await consumer.seek_to_beginning(tp)
-
-    async def _watch_forever(self, consumer: AIOKafkaConsumer) -> None:
-        """Raise FetchStalledError when records are there and do not come; not while the broker is away, since no restart would help.
-
-        It takes two looks in a row at the same place: what we held back ourselves until a moment ago, and what a broker has not been asked
-        for again since it came back, looks the same at one.
-        """
-        suspected: dict[TopicPartition, int] = {}
-        while True:
-            await asyncio.sleep(self._limits.stall_s / 4)
-            behind = await self._behind(consumer)
-            for tp, (position, end) in behind.items():
-                if suspected.get(tp) == position:
-                    raise FetchStalledError(f"{tp.topic}/{tp.partition} stays at {position} of {end}")
-            suspected = {tp: position for tp, (position, _) in behind.items()}
-
-    async def _behind(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, tuple[int, int]]:
-        """The partitions that have room and records, and no answer to a fetch for `stall_s`: position and end of each."""
-        ledgers = self._ledgers
-        before_ms = self._clock.epoch_ms() - self._limits.stall_s * 1000
-        fetchable = set(self._with_room()[0]) & consumer.assignment()
-        stale = [tp for tp in fetchable if (consumer.last_poll_timestamp(tp) or self._joined_at_ms) < before_ms]
-        if not stale:
-            return {}
-        try:
-            async with asyncio.timeout(self._limits.commit_timeout_s):
-                ends = await consumer.end_offsets(stale)
-                positions = {tp: await consumer.position(tp) for tp in stale}
-        except (KafkaError, TimeoutError):
-            return {}
-        is_same = ledgers is self._ledgers
-        return {tp: (positions[tp], ends[tp]) for tp in stale if is_same and positions[tp] < ends[tp]}
 
     def _with_room(self) -> tuple[list[TopicPartition], int]:
         """The partitions to fetch, and how many records at the most. The limit is of records, or of bytes at the size they lately have.
@@ -308,77 +311,44 @@ class Consumer:
         share = max(1, half // 2 // max(1, len(self._ledgers)))
         return [tp for tp, ledger in short.items() if len(ledger) < share], share
 
-    # -- committing
-
-    async def _commit_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._limits.commit_interval_s)
-            await self._commit()
-
-    async def _commit(self) -> None:
-        """Commit every position that moved. A failure is logged and left to the next commit, or to the next owner."""
-        async with self._commit_lock:
-            moved = {
-                tp: progress
-                for tp, ledger in self._ledgers.items()
-                if (progress := ledger.progress) is not None and progress != self._committed.get(tp)
-            }
-            if not moved or self._consumer is None:
-                return
-            try:
-                async with asyncio.timeout(self._limits.commit_timeout_s):
-                    await self._consumer.commit({tp: (at.position, at.metadata) for tp, at in moved.items()})
-            except (CommitFailedError, IllegalStateError) as e:
-                # the group has moved on: the next owner works these again
-                _log.info("commit_refused", consumer=self.name, error=str(e) or type(e).__name__)
-            except (KafkaError, TimeoutError) as e:
-                _log.warning("commit_failed", consumer=self.name, error=str(e) or type(e).__name__)
-            else:
-                self._committed.update(moved)
-
-    async def _fetch_committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Progress]:
-        """What former owners committed. Where that cannot be read, what they finished above their position is worked again."""
-        admin = AIOKafkaAdminClient(**self._arguments)
-        try:
-            async with asyncio.timeout(self._limits.commit_timeout_s):
-                await admin.start()
-                offsets = await admin.list_consumer_group_offsets(self._group, partitions=list(partitions))
-        except (KafkaError, TimeoutError) as e:
-            _log.warning("committed_unknown", consumer=self.name, error=str(e) or type(e).__name__)
-            return {}
-        finally:
-            await close_quietly("admin", admin.close)
-        return {tp: Progress(at.offset, at.metadata or "") for tp, at in offsets.items() if at.offset >= 0}
-
     # -- rebalancing
 
-    async def _revoke(self) -> None:
+    async def _revoke(self, consumer: AIOKafkaConsumer) -> None:
         """Finish what has started and commit it before anybody else owns the partitions; eager rebalancing takes them all."""
         self.is_joined = False
+        await self._stop_adopting()
         if not self._ledgers:
             return
         _log.info("partitions_revoked", consumer=self.name, partitions=len(self._ledgers), pending=self.pending)
         await self._handler.drain(self._limits.rebalance_drain_s)
-        await self._commit()
-        for ledger in self._ledgers.values():
-            ledger.close()
-        self._ledgers = {}
-        self._committed = {}
+        await self._commits.commit(consumer)
+        self._commits.given_up()
+        ended, self._assignment = self._assignment, Assignment()
+        ended.close()
 
-    async def _assign(self, partitions: set[TopicPartition]) -> None:
-        """Everything that a record needs is in place before the first await: from then on getmany may return some."""
-        self._ledgers = {tp: OffsetLedger() for tp in partitions}
-        self._committed = {}
-        self._is_adopted.clear()
-        self._joined_at_ms = self._clock.epoch_ms()
+    def _assign(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> None:
+        """Take the partitions over. Nothing is waited for: no heartbeat is sent meanwhile, and getmany may return records already.
+
+        They are handed over once it is known what former owners finished.
+        """
+        self._assignment = Assignment(partitions, now=self._clock.now(), epoch_ms=self._clock.epoch_ms())
         self.is_joined = True
+        self.has_joined.set()
         _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
         self._handler.restart()
-        committed = await self._fetch_committed(partitions) if partitions else {}
-        for tp, progress in committed.items():
-            self._ledgers[tp].adopt(progress)
-            self._committed.setdefault(tp, progress)
-        self._is_adopted.set()
+        self._adopting = asyncio.ensure_future(self._adopt(consumer, self._assignment))
+
+    async def _adopt(self, consumer: AIOKafkaConsumer, assignment: Assignment) -> None:
+        try:
+            await self._commits.adopt(consumer, assignment)
+        except Exception as e:  # noqa: BLE001  reported, not swallowed: nobody waits for this task
+            self.fail(e)
+
+    async def _stop_adopting(self) -> None:
+        if self._adopting is not None:
+            self._adopting.cancel()
+            await asyncio.wait([self._adopting])
+            self._adopting = None
 
     def fail(self, error: BaseException) -> None:
         """End `run` with an error that happened where aiokafka would swallow it."""
@@ -413,20 +383,21 @@ async def _close(consumer: AIOKafkaConsumer) -> None:
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """aiokafka's callbacks; what they raise would be logged and swallowed there, so it is handed to the consumer."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, member: Consumer, consumer: AIOKafkaConsumer) -> None:
+        self._member = member
         self._consumer = consumer
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002  eager: it is all of them
         try:
-            await self._consumer._revoke()  # noqa: SLF001  one class in two parts
+            await self._member._revoke(self._consumer)  # noqa: SLF001  one class in two parts
         except Exception as e:  # noqa: BLE001  reported, not swallowed
-            self._consumer.fail(e)
+            self._member.fail(e)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         try:
-            await self._consumer._assign(assigned)  # noqa: SLF001  one class in two parts
+            self._member._assign(self._consumer, assigned)  # noqa: SLF001  one class in two parts
         except Exception as e:  # noqa: BLE001  reported, not swallowed
-            self._consumer.fail(e)
+            self._member.fail(e)
 
 
 def _incoming(record: "ConsumerRecord[bytes, bytes]") -> IncomingRecord:

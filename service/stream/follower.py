@@ -8,7 +8,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from service.stream.connection import close_quietly, until_connected
+from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.unreadable import Batches, read_one
 
 _POLL_MS: Final = 1000
@@ -21,8 +21,9 @@ _log = structlog.get_logger(__name__)
 class Follower:
     """Hands on every value of a topic, from its beginning, in the order of each partition."""
 
-    def __init__(self, *, topic: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, *, topic: str, arguments: Mapping[str, Any], deadline: Deadline | None = None) -> None:
         self._topic = topic
+        self._deadline = deadline or Deadline()
         self._arguments = arguments
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, int] = {}
@@ -57,7 +58,7 @@ class Follower:
                 await self._move(consumer)
                 await asyncio.sleep(0)  # getmany does not yield while it has records
         finally:
-            await close_quietly(f"follower of {self._topic}", consumer.stop)
+            await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
 
     def _apply(self, batches: Batches, apply: Callable[[bytes | None, bytes | None], None]) -> None:
         for tp, records in batches.items():
@@ -126,6 +127,6 @@ class Follower:
         try:
             await consumer.start()
         except BaseException:  # a cancellation too: it has opened connections
-            await close_quietly(f"follower of {self._topic}", consumer.stop)
+            await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
             raise
         return consumer

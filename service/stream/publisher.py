@@ -1,6 +1,7 @@
 """Durable writes: the port Publisher over one aiokafka producer."""
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -8,8 +9,9 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 
+from service.domain.status import FailingWrites
 from service.ports import OutgoingRecord, RecordTooLargeError
-from service.stream.connection import close_quietly, until_connected
+from service.stream.connection import Deadline, close_quietly, until_connected
 
 MAX_RECORD_BYTES: Final = (
     2 * 1024 * 1024
@@ -20,6 +22,10 @@ _RETRY_WAIT_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
+class ProducerEndedError(Exception):
+    """The task that writes has ended: nothing would ever be written again. Only a new producer helps; a broker that is away is no cause."""
+
+
 class KafkaPublisher:
     """Writes with acks=all and waits out every fault of the broker.
 
@@ -27,10 +33,11 @@ class KafkaPublisher:
     and refuses to go on, while a duplicate of any of our records does no harm.
     """
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], *, deadline: Deadline | None = None) -> None:
         self._arguments = arguments
+        self._deadline = deadline or Deadline()
         self._producer: AIOKafkaProducer | None = None
-        self._failing_since: dict[str, float] = {}  # by topic; event-loop time
+        self._failing: dict[str, FailingWrites] = {}
 
     async def __aenter__(self) -> Self:
         async def connect() -> AIOKafkaProducer:
@@ -55,12 +62,20 @@ class KafkaPublisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._producer is not None:
-            await close_quietly("producer", self._producer.stop)
+            await close_quietly("producer", self._producer.stop, timeout_s=self._deadline.share_s())
 
     @property
-    def failing_since(self) -> float | None:
-        """Since when some topic cannot be written (event-loop time, seconds); None while all can."""
-        return min(self._failing_since.values(), default=None)
+    def failing(self) -> Sequence[FailingWrites]:
+        """The topics that cannot be written, since when and why; the one that cannot for longest comes first."""
+        return sorted(self._failing.values(), key=lambda failing: failing.since)
+
+    async def watch(self) -> None:
+        """Wait until cancelled; raise ProducerEndedError when aiokafka's sending has ended without a word."""
+        if self._producer is None:
+            raise RuntimeError("the publisher is not open")
+        sender = self._producer._sender.sender_task  # noqa: SLF001  nothing public tells
+        await asyncio.wait([sender])
+        raise ProducerEndedError from None if sender.cancelled() else sender.exception()
 
     async def publish(self, record: OutgoingRecord) -> None:
         """See the port. A failed write is repeated every second, and logged, until it is acknowledged."""
@@ -79,11 +94,16 @@ class KafkaPublisher:
             except ProducerClosed as e:
                 raise asyncio.CancelledError from e  # we are stopping: as if cancelled, the record may or may not be written
             except KafkaError as e:
-                if record.topic not in self._failing_since:
-                    self._failing_since[record.topic] = asyncio.get_running_loop().time()
-                    _log.warning("publish_failing", topic=record.topic, error=str(e) or type(e).__name__)
+                self._failed(record.topic, str(e) or type(e).__name__)
             else:
-                if self._failing_since.pop(record.topic, None) is not None:
+                if self._failing and self._failing.pop(record.topic, None) is not None:
                     _log.info("publish_resumed", topic=record.topic)
                 return
             await asyncio.sleep(_RETRY_WAIT_S)
+
+    def _failed(self, topic: str, error: str) -> None:
+        before = self._failing.get(topic)
+        if before is None or before.error != error:
+            _log.warning("publish_failing", topic=topic, error=error)
+        since = asyncio.get_running_loop().time() if before is None else before.since
+        self._failing[topic] = FailingWrites(topic, since, error)

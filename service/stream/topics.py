@@ -1,6 +1,7 @@
 """The topics: their names, partitions and configuration; creating them, and waiting until they are there."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,8 +92,8 @@ class TopicsMissingError(NotReadyError):
         super().__init__(f"no such topics: {', '.join(names)}; create them with `logwarden topics create`")
 
 
-async def require_topics(arguments: dict[str, Any], names: Sequence[str]) -> None:
-    """Return when all the topics exist. Raises TopicsMissingError, and KafkaError when the broker is away."""
+async def require_topics(arguments: dict[str, Any], names: Sequence[str]) -> Collection[str]:
+    """Return when all the topics exist, with the names of all that do. Raises TopicsMissingError, and KafkaError when the broker is away."""
     admin = AIOKafkaAdminClient(**arguments)
     try:
         await admin.start()
@@ -101,3 +102,10 @@ async def require_topics(arguments: dict[str, Any], names: Sequence[str]) -> Non
         await close_quietly("admin", admin.close)
     if missing := sorted(set(names) - present):
         raise TopicsMissingError(missing)
+    return present
+
+
+def topics_to_retry(settings: Settings, present: Collection[str]) -> list[str]:
+    """The retry topics to read: those of the settings, and whatever is left of a time with more delays, or written by who still has them."""
+    left = re.compile(re.escape(settings.retry_topic) + r"\.[1-9][0-9]*")
+    return sorted({*settings.retry_topics, *filter(left.fullmatch, present)})

@@ -3,13 +3,49 @@
 Labels are bounded: the lanes that are shown one by one are the fullest, and as many as the settings say.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.domain.outcome import FailureClass, Recourse
 from service.domain.status import ConsumerStatus, LanesStatus, LaneStatus
+
+# Of one lane: what it is called, what it says, and where it comes from; None where there is nothing to say.
+_LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None]]]] = (
+    (
+        "waiting_commands",
+        "Log groups that wait in this lane; the fullest lanes only.",
+        lambda lane: lane.total_waiting,
+    ),
+    (
+        "in_flight_commands",
+        "Log groups of this lane that have started and are not done; those that wait to call again included.",
+        lambda lane: lane.in_flight,
+    ),
+    (
+        "rate",
+        "AssociateKmsKey calls a second that this lane allows itself now; less than its ceiling after a throttle.",
+        lambda lane: lane.rate_per_s,
+    ),
+    (
+        "throttled_ago_seconds",
+        "Since AWS last refused a call of this lane for its rate; absent if it has not.",
+        lambda lane: lane.throttled_ago_s,
+    ),
+    (
+        "oldest_waiting_seconds",
+        "How long the oldest command of this lane has waited in this replica; 0 when none waits.",
+        lambda lane: lane.oldest_waiting_s or 0,
+    ),
+    (
+        "estimated_end_seconds",
+        "In how long everything that waits in this lane will have started, at the rate of now; absent while nothing may.",
+        lambda lane: lane.estimated_end_s,
+    ),
+    ("held", "1 while this lane waits for a global fault.", lambda lane: lane.hold is not None),
+)
 
 
 class StreamCollector(Collector):
@@ -29,16 +65,28 @@ class StreamCollector(Collector):
             "logwarden_pending_records", "Records in hand whose outcome is not durable yet.", labels=labels
         )
         lag = GaugeMetricFamily(
-            "logwarden_lag_records", "Records from the commit position to the partition's end.", labels=labels
+            "logwarden_lag_records", "Records from the committed offset to the partition's end.", labels=labels
+        )
+        unmoved = GaugeMetricFamily(
+            "logwarden_partition_unmoved_seconds",
+            "For how long the committed offset has not moved though there are records after it; 0 when there are none.",
+            labels=labels,
+        )
+        held_back = GaugeMetricFamily(
+            "logwarden_partition_held_back",
+            "1 while the partition is not fetched, because as much of it is in hand as may be.",
+            labels=labels,
         )
         for consumer in self._consumers():
             joined.add_metric([consumer.name], consumer.is_joined)
             for status in consumer.partitions:
                 values = [consumer.name, status.topic, str(status.partition)]
                 pending.add_metric(values, status.pending)
+                unmoved.add_metric(values, status.unmoved_s)
+                held_back.add_metric(values, status.is_held_back)
                 if status.lag is not None:
                     lag.add_metric(values, status.lag)
-        return [joined, pending, lag]
+        return [joined, pending, lag, unmoved, held_back]
 
 
 class LaneCollector(Collector):
@@ -70,11 +118,8 @@ class PauseCollector(Collector):
 class ProgressCollector(Collector):
     """For how long nothing has moved (seconds, None where there is nothing to move)."""
 
-    def __init__(
-        self, *, progress_s: Callable[[], float | None], publish_failing_s: Callable[[], float | None]
-    ) -> None:
+    def __init__(self, progress_s: Callable[[], float | None]) -> None:
         self._progress_s = progress_s
-        self._publish_failing_s = publish_failing_s
 
     def collect(self) -> Iterable[Metric]:
         if (progress_s := self._progress_s()) is not None:
@@ -83,10 +128,36 @@ class ProgressCollector(Collector):
                 "Since a command was last finished; since the start or a resume before the first. Absent while paused. Worth an alert only while commands wait.",
                 progress_s,
             )
-        yield _gauge(
+
+
+class WritesCollector(Collector):
+    """The topics that are written, and for how long each cannot be (seconds)."""
+
+    def __init__(self, failing_s: Callable[[], Mapping[str, float]]) -> None:
+        self._failing_s = failing_s
+
+    def collect(self) -> Iterable[Metric]:
+        failing = GaugeMetricFamily(
             "logwarden_publish_failing_seconds",
-            "For how long Kafka has not taken what is written; 0 while it does.",
-            self._publish_failing_s() or 0,
+            "For how long Kafka has not taken what is written to the topic; 0 while it does.",
+            labels=["topic"],
+        )
+        for topic, seconds in self._failing_s().items():
+            failing.add_metric([topic], seconds)
+        yield failing
+
+
+class FenceCollector(Collector):
+    """For how long a worker has made no calls since its group leaves it without a word (seconds, None while it need not)."""
+
+    def __init__(self, kept_back_s: Callable[[], float | None]) -> None:
+        self._kept_back_s = kept_back_s
+
+    def collect(self) -> Iterable[Metric]:
+        yield _gauge(
+            "logwarden_calls_kept_back_seconds",
+            "For how long no call is made because the consumer group does not confirm whose the lanes are; 0 while it does.",
+            self._kept_back_s() or 0,
         )
 
 
@@ -123,22 +194,12 @@ def _of_all(status: LanesStatus) -> Iterable[Metric]:
 
 
 def _of_each(lanes: Sequence[LaneStatus]) -> Iterable[Metric]:
-    labels = ["account", "region"]
-    waiting = GaugeMetricFamily(
-        "logwarden_lane_waiting_commands", "Log groups that wait in this lane; the fullest lanes only.", labels=labels
-    )
-    rate = GaugeMetricFamily(
-        "logwarden_lane_rate",
-        "AssociateKmsKey calls a second that this lane allows itself now; less than its ceiling after a throttle.",
-        labels=labels,
-    )
-    held = GaugeMetricFamily("logwarden_lane_held", "1 while this lane waits for a global fault.", labels=labels)
-    for lane in lanes:
-        values = [lane.lane.account, lane.lane.region]
-        waiting.add_metric(values, lane.total_waiting)
-        rate.add_metric(values, lane.rate_per_s)
-        held.add_metric(values, lane.hold is not None)
-    return [waiting, rate, held]
+    for name, documentation, value in _LANE_GAUGES:
+        gauge = GaugeMetricFamily(f"logwarden_lane_{name}", documentation, labels=["account", "region"])
+        for lane in lanes:
+            if (shown := value(lane)) is not None:
+                gauge.add_metric([lane.lane.account, lane.lane.region], shown)
+        yield gauge
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

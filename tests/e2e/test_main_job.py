@@ -3,15 +3,19 @@
 import asyncio
 import json
 import random
+import signal
 from collections import Counter
 
 import httpx
 import pytest
 import yaml
 
+from service.domain.log_group import AccountId, Lane, Region
 from service.sandbox.aws.calls import overlaps
 from service.sandbox.aws.faults import Faults
+from service.sandbox.kafka.apache import start_apache
 from tests.support.deployment import Deployment, client
+from tests.support.fakes import ensure
 from tests.support.organisation import Organisation, created
 
 ACCOUNTS = ("111122223333", "444455556666", "777788889999")
@@ -150,6 +154,41 @@ async def test_sigterm_finishes_what_has_started_commits_and_leaves(best_kafka, 
         await deployment.final_outcomes(groups)
     assert await everything.wrong(aws, groups) == {}
     assert overlaps(await aws.calls("AssociateKmsKey")) == []
+
+
+@pytest.mark.apache_kafka
+async def test_a_stop_with_a_broker_that_does_not_answer_ends_in_time(aws, tmp_path):
+    everything = organisation()
+    async with start_apache() as broker:
+        deployment = await Deployment.create(broker, aws, everything, tmp_path, shutdown_drain_s=5.0)
+        groups = everything.groups(40)
+        await everything.create_groups(aws, groups)
+        async with deployment.replica() as service:
+            await deployment.publish([created(g) for g in groups])
+            async with asyncio.timeout(20):
+                while len(await aws.calls("AssociateKmsKey")) < 4:
+                    await asyncio.sleep(0.05)
+            assert broker._process is not None
+            broker._process.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(1)  # outcomes are on their way, and none is acknowledged
+                began = asyncio.get_running_loop().time()
+                assert await service.terminate() == 0
+                assert asyncio.get_running_loop().time() - began < 5 + 3
+            finally:
+                broker._process.send_signal(signal.SIGCONT)
+
+
+async def test_what_is_on_a_retry_topic_that_the_settings_know_no_more_is_worked(best_kafka, aws, tmp_path):
+    everything = organisation()
+    deployment = await Deployment.create(best_kafka, aws, everything, tmp_path, retry_delays_s=[1.0, 2.0])
+    [group] = everything.groups(1)
+    await everything.create_groups(aws, [group])
+    command = ensure(group.name, lane=Lane(AccountId(group.account), Region(group.region)), deferrals=2)
+    await deployment.write(deployment.settings.retry_topics[1], command.partition_key, command.to_bytes())
+    async with deployment.replica(retry_delays_s=[1.0]):
+        await deployment.final_outcomes([group])
+    assert await everything.wrong(aws, [group]) == {}
 
 
 async def test_a_request_is_answered_by_another_replica_after_its_own_has_gone(best_kafka, aws, tmp_path):

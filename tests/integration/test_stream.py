@@ -7,18 +7,22 @@ from dataclasses import replace
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.record.util import calc_crc32c_py
 
 from service.clock import LoopClock
 from service.domain.offsets import Delivery
+from service.fence import Fence
 from service.ports import IncomingRecord, OutgoingRecord
 from service.sandbox.kafka.apache import start_apache
 from service.settings import Settings
-from service.stream.consumer import Consumer, ConsumerLimits, FetchStalledError
+from service.stream import commits
+from service.stream.consumer import LEASE_S, SESSION_S, Consumer, ConsumerLimits
 from service.stream.follower import Follower
-from service.stream.publisher import KafkaPublisher
+from service.stream.publisher import KafkaPublisher, ProducerEndedError
 from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics, topic_specs
 from service.stream.unreadable import UNREADABLE
+from service.stream.watch import FetchStalledError
 
 LIMITS = ConsumerLimits(
     max_pending=1000, commit_interval_s=0.1, commit_timeout_s=2, rebalance_drain_s=5, fetch_max_wait_ms=50
@@ -52,6 +56,20 @@ class Collector:
         return Counter(record.value for record in self.seen)
 
 
+class Proofs:
+    """The port Membership."""
+
+    def __init__(self):
+        self.sent_at = []
+        self.refuted_times = 0
+
+    def proven(self, sent_at):
+        self.sent_at.append(sent_at)
+
+    def refuted(self):
+        self.refuted_times += 1
+
+
 async def until(condition, timeout_s=20.0):
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -59,9 +77,16 @@ async def until(condition, timeout_s=20.0):
 
 
 @asynccontextmanager
-async def member(arguments, topic, group, handler, *, limits=LIMITS, drain_s=5.0):
+async def member(arguments, topic, group, handler, *, limits=LIMITS, drain_s=5.0, membership=None):
     consumer = Consumer(
-        name="test", group=group, topics=[topic], arguments=arguments, handler=handler, limits=limits, clock=LoopClock()
+        name="test",
+        group=group,
+        topics=[topic],
+        arguments=arguments,
+        handler=handler,
+        limits=limits,
+        clock=LoopClock(),
+        membership=membership,
     )
     stop = asyncio.Event()
     task = asyncio.create_task(consumer.run(stop, drain_s=drain_s))
@@ -296,13 +321,13 @@ async def test_a_drain_longer_than_the_session_evicts_nobody_and_loses_nothing(a
         async def drain(self, deadline_s):
             await super().drain(deadline_s)
             if self.open:
-                await asyncio.sleep(12)  # a session is 10 s, and so would be the time for a rebalance by default
+                await asyncio.sleep(8)  # a session is 6 s, and so would be the time for a rebalance by default
             for delivery in self.open:
                 delivery.finish()
             self.open.clear()
 
     first, second = Slow(finishes=False), Collector()
-    limits = replace(LIMITS, rebalance_drain_s=14)
+    limits = replace(LIMITS, rebalance_drain_s=10, session_s=6)
     async with member(arguments, topic, group, first, limits=limits) as one:
         await until(lambda: one.is_joined)
         await write(arguments, topic, [b"%06d" % i for i in range(100)])
@@ -312,6 +337,55 @@ async def test_a_drain_longer_than_the_session_evicts_nobody_and_loses_nothing(a
             await asyncio.sleep(1)
             assert second.seen == []
     assert len(first.seen) == 100
+
+
+@pytest.mark.apache_kafka
+async def test_a_slow_look_at_what_former_owners_did_evicts_nobody(apache_kafka, unique_name, monkeypatch):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 2})
+
+    class Slow(AIOKafkaAdminClient):  # type: ignore[misc]
+        async def start(self):
+            await asyncio.sleep(8)  # a session is 6 s, and nothing tells the group that we live while the callback runs
+            await super().start()
+
+    monkeypatch.setattr(commits, "AIOKafkaAdminClient", Slow)
+    limits = replace(LIMITS, session_s=6, commit_timeout_s=20)
+    handler, proofs = Collector(), Proofs()
+    async with member(arguments, topic, group, handler, limits=limits, membership=proofs) as consumer:
+        await write(arguments, topic, [b"%06d" % i for i in range(100)])
+        await until(lambda: len(handler.seen) == 100)
+        await until(lambda: all(p.committed == p.position for p in consumer.partitions()))
+        assert handler.drained == [], "no partition was taken away meanwhile"
+        assert proofs.refuted_times == 0
+
+
+@pytest.mark.apache_kafka
+async def test_an_owner_that_loses_only_its_coordinator_calls_no_more_when_the_next_one_begins(
+    apache_kafka, unique_name
+):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 1})
+    limits = replace(LIMITS, session_s=6)
+    fence, first, second = Fence(clock=LoopClock(), lasts_s=6 - SESSION_S + LEASE_S), Collector(), Collector()
+    async with member(arguments, topic, group, first, limits=limits, membership=fence) as one:
+        await until(fence.may_call)
+        await asyncio.sleep(4)
+        assert fence.may_call(), "nothing has moved, and it is proven again and again"
+        coordinator = one._consumer._coordinator
+        send, coordinator._send_req = coordinator._send_req, lambda request: asyncio.get_running_loop().create_future()
+        async with member(arguments, topic, group, second, limits=limits) as two:
+            await write(arguments, topic, [b"fetched by both"])
+            while not second.seen:
+                is_shut = not fence.may_call()
+                await asyncio.sleep(0.02)
+            assert is_shut
+            assert first.seen, "it fetches, which needs no coordinator"
+            coordinator._send_req = send
+            assert len(two.partitions()) == 1
+        await until(fence.may_call, 60)  # it goes on by itself once the partition is its own again
 
 
 @pytest.mark.apache_kafka
@@ -418,6 +492,17 @@ async def test_the_default_settings_create_every_topic_with_the_brokers_own_repl
     assert {spec.config["cleanup.policy"] for spec in specs} == {"delete", "compact"}
 
 
+async def test_a_producer_whose_sending_has_ended_is_no_secret(arguments, topic):
+    async with KafkaPublisher(arguments) as publisher:
+        watching = asyncio.create_task(publisher.watch())
+        await publisher.publish(OutgoingRecord(topic, b"k", b"x"))
+        assert not watching.done()
+        assert publisher._producer is not None
+        publisher._producer._sender._sender_task.cancel()
+        with pytest.raises(ProducerEndedError):
+            await asyncio.wait_for(watching, 10)
+
+
 @pytest.mark.apache_kafka
 async def test_a_rebalance_drains_and_commits_so_that_nothing_is_lost_or_worked_twice(apache_kafka, unique_name):
     arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
@@ -425,14 +510,18 @@ async def test_a_rebalance_drains_and_commits_so_that_nothing_is_lost_or_worked_
     await apache_kafka.create_topics({topic: 6})
     values = [b"%06d" % i for i in range(3000)]
     first, second = Collector(), Collector()
-    async with member(arguments, topic, group, first) as one:
+    # a commit that a busy machine answers late is one that failed, and its records are rightly worked again
+    limits = replace(LIMITS, commit_timeout_s=30)
+    async with member(arguments, topic, group, first, limits=limits) as one:
         await until(lambda: one.is_joined)
         await write(arguments, topic, values[:1000])
-        async with member(arguments, topic, group, second) as two:
+        async with member(arguments, topic, group, second, limits=limits) as two:
             await write(arguments, topic, values[1000:2000])
-            await until(lambda: two.is_joined and one.is_joined and len(one.partitions()) == len(two.partitions()) == 3)
+            await until(
+                lambda: two.is_joined and one.is_joined and len(one.partitions()) == len(two.partitions()) == 3, 60
+            )
             await write(arguments, topic, values[2000:])
-            await until(lambda: len(first.values + second.values) == 3000)
+            await until(lambda: len(first.values + second.values) == 3000, 60)
     assert first.drained[0] == LIMITS.rebalance_drain_s
     assert first.values + second.values == Counter(values)
 
@@ -473,19 +562,35 @@ async def test_a_broker_that_goes_away_and_comes_back_costs_nothing_but_time(uni
     async with start_apache() as broker:
         arguments = {"bootstrap_servers": broker.bootstrap_servers, "request_timeout_ms": 3000}
         await broker.create_topics({"records": 4})
-        handler = Collector()
-        async with member(arguments, "records", "group", handler) as consumer, KafkaPublisher(arguments) as publisher:
+        handler, proofs = Collector(finishes=False), Proofs()
+        async with (
+            member(arguments, "records", "group", handler, membership=proofs) as consumer,
+            KafkaPublisher(arguments) as publisher,
+        ):
+            watching = asyncio.create_task(publisher.watch())
             await publisher.publish(OutgoingRecord("records", b"k", b"before"))
             await until(lambda: len(handler.seen) == 1)
+            await until(lambda: proofs.sent_at != [])
             await broker.kill()
+            before = len(proofs.sent_at)
+            handler.open.pop().finish()
             while_away = asyncio.create_task(publisher.publish(OutgoingRecord("records", b"k", b"meanwhile")))
             await asyncio.sleep(4)
             assert not while_away.done()
+            assert len(proofs.sent_at) <= before + 1, "a commit may have been on its way"
+            assert not watching.done(), "a broker that is away is no reason to end"
+            [failing] = publisher.failing
+            assert failing.topic == "records"
+            assert failing.error
             assert consumer.last_poll is not None
             assert LoopClock().now() - consumer.last_poll < 3, "the member goes on polling, so it counts as alive"
             await broker.restart()
             await asyncio.wait_for(while_away, 30)
             await until(lambda: b"meanwhile" in handler.values, 60)
+            assert publisher.failing == []
+            await until(lambda: sum(p.committed or 0 for p in consumer.partitions()) == 1)  # the commit is made up for
+            assert len(proofs.sent_at) > before
+            watching.cancel()
 
 
 @pytest.mark.apache_kafka

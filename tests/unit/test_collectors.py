@@ -13,14 +13,21 @@ from prometheus_client.registry import Collector
 from service.domain.command import Priority
 from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
-from service.telemetry.collectors import LaneCollector, PauseCollector, ProgressCollector, StreamCollector
+from service.telemetry.collectors import (
+    FenceCollector,
+    LaneCollector,
+    PauseCollector,
+    ProgressCollector,
+    StreamCollector,
+    WritesCollector,
+)
 from service.telemetry.metrics import Metrics
 from tests.support.fakes import LANE, ensure, group, lane_number
 
 Labels = frozenset[tuple[str, str]]
 
 
-def lane(number: int, *, waiting: int = 0, in_flight: int = 0, hold: Hold | None = None) -> LaneStatus:
+def lane(number: int, *, waiting: int = 0, in_flight: int = 0, hold: Hold | None = None, **more) -> LaneStatus:
     return LaneStatus(
         lane=lane_number(number),
         waiting=dict.fromkeys(Priority, 0) | {Priority.RETRY: waiting},
@@ -29,6 +36,7 @@ def lane(number: int, *, waiting: int = 0, in_flight: int = 0, hold: Hold | None
         ceiling_per_s=5.0,
         oldest_waiting_s=float(number) if waiting else None,
         hold=hold,
+        **more,
     )
 
 
@@ -92,6 +100,21 @@ def test_a_lane_has_series_while_it_has_work():
     assert values["logwarden_lane_rate"] == {of(1): 2.5, of(2): 2.5}
 
 
+def test_a_lane_with_series_of_its_own_says_all_that_the_api_says_of_it():
+    values = scraped_lanes([lane(7, waiting=10, in_flight=3, throttled_ago_s=2.0), lane(2, waiting=1, is_paused=True)])
+    shown = {name.removeprefix("logwarden_lane_"): series for name, series in values.items() if "lane_" in name}
+    del shown["logwarden_largest_lane_commands"]
+    assert shown == {
+        "waiting_commands": {of(7): 10, of(2): 1},
+        "in_flight_commands": {of(7): 3, of(2): 0},
+        "rate": {of(7): 2.5, of(2): 2.5},
+        "throttled_ago_seconds": {of(7): 2},
+        "oldest_waiting_seconds": {of(7): 7, of(2): 2},
+        "estimated_end_seconds": {of(7): 4},
+        "held": {of(7): 0, of(2): 0},
+    }
+
+
 def test_held_lanes_are_counted_by_failure_class_and_a_class_that_holds_none_is_zero():
     values = scraped_lanes([lane(1, waiting=1, hold=Hold("unreachable", 3.0)), lane(2, waiting=1)])
     assert values["logwarden_lanes_held"] == {
@@ -110,27 +133,37 @@ def test_held_lanes_are_counted_by_failure_class_and_a_class_that_holds_none_is_
 # -- consumers and progress
 
 
-def test_consumers_show_membership_pending_and_a_lag_where_it_is_known():
+def test_consumers_show_membership_and_each_partition_how_far_it_is_and_whether_it_moves():
     worker = ConsumerStatus(
         "worker",
         True,
-        [PartitionStatus("work", 0, 3, 10, 9, 5), PartitionStatus("work", 1, 0, None, None, None)],
+        [
+            PartitionStatus("work", 0, 3, 10, 9, 5, unmoved_s=42.0, is_held_back=True),
+            PartitionStatus("work", 1, 0, None, None, None),
+        ],
     )
     values = scraped(StreamCollector(lambda: [worker, ConsumerStatus("ingest", False, [])]))
     assert values["logwarden_consumer_joined"] == {labels(consumer="worker"): 1, labels(consumer="ingest"): 0}
     first, second = (labels(consumer="worker", topic="work", partition=p) for p in "01")
     assert values["logwarden_pending_records"] == {first: 3, second: 0}
-    assert values["logwarden_lag_records"] == {first: 5}
+    assert values["logwarden_lag_records"] == {first: 5}, "what is not known is not guessed"
+    assert values["logwarden_partition_unmoved_seconds"] == {first: 42, second: 0}
+    assert values["logwarden_partition_held_back"] == {first: 1, second: 0}
 
 
 def test_progress_is_an_age_and_absent_where_no_work_is_done():
-    values = scraped(ProgressCollector(progress_s=lambda: 12.5, publish_failing_s=lambda: None))
-    assert values == {
-        "logwarden_last_progress_seconds": {NONE: 12.5},
-        "logwarden_publish_failing_seconds": {NONE: 0},
-    }
-    values = scraped(ProgressCollector(progress_s=lambda: None, publish_failing_s=lambda: 3.0))
-    assert values == {"logwarden_publish_failing_seconds": {NONE: 3.0}}
+    assert scraped(ProgressCollector(lambda: 12.5)) == {"logwarden_last_progress_seconds": {NONE: 12.5}}
+    assert scraped(ProgressCollector(lambda: None)) == {}
+
+
+def test_a_topic_that_cannot_be_written_has_an_age_and_the_others_none():
+    values = scraped(WritesCollector(lambda: {"work": 0.0, "outcomes": 3.0}))
+    assert values == {"logwarden_publish_failing_seconds": {labels(topic="work"): 0, labels(topic="outcomes"): 3}}
+
+
+@pytest.mark.parametrize(("kept_back_s", "shown"), [(None, 0), (4.5, 4.5)])
+def test_calls_that_are_kept_back_have_an_age(kept_back_s, shown):
+    assert scraped(FenceCollector(lambda: kept_back_s)) == {"logwarden_calls_kept_back_seconds": {NONE: shown}}
 
 
 @pytest.mark.parametrize(("is_paused", "shown"), [(True, 1), (False, 0)])
@@ -160,8 +193,10 @@ def everything() -> str:
     consumer = ConsumerStatus("worker", True, [PartitionStatus("work", 0, 3, 10, 9, 5)])
     registry.register(StreamCollector(lambda: [consumer]))
     registry.register(PauseCollector(lambda: False))
-    registry.register(ProgressCollector(progress_s=lambda: 1.0, publish_failing_s=lambda: None))
-    registry.register(LaneCollector(lambda: LanesStatus.of([lane(1, waiting=1)]), max_lanes=5))
+    registry.register(ProgressCollector(lambda: 1.0))
+    registry.register(WritesCollector(lambda: {"work": 0.0}))
+    registry.register(FenceCollector(lambda: None))
+    registry.register(LaneCollector(lambda: LanesStatus.of([lane(1, waiting=1, throttled_ago_s=1.0)]), max_lanes=5))
     return generate_latest(registry).decode()
 
 

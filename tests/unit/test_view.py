@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.control import Control
@@ -15,9 +16,11 @@ from service.domain.dead_letter import DeadLetterLimit
 from service.domain.outcome import FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.fence import Fence
 from service.forwarding import Forwarding
 from service.registry.file import FileDirectory
 from service.settings import Settings
+from service.stream.assignment import Assignment
 from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.publisher import KafkaPublisher
 from service.view import ReplicaView
@@ -60,6 +63,7 @@ class Replica:
             control=self.control,
             not_ready_reason=lambda: self.not_ready,
         )
+        self.fence = Fence(clock=self.clock, lasts_s=1_000_000.0)
         self.dispatcher = Dispatcher(
             schedule=Schedule(
                 new_lane=new_lane,
@@ -69,7 +73,10 @@ class Replica:
             clock=self.clock,
             hold_s=5.0,
             max_hold_s=60.0,
+            may_call=self.fence.may_call,
         )
+        self.fence.governs(self.dispatcher)
+        self.too_new: list[str] = []
 
     async def _work(self, command: EnsureCommand, turn: Turn) -> Held | None:
         async with turn.call(Quota.ASSOCIATE):
@@ -79,7 +86,8 @@ class Replica:
     def works(self, folder: Path) -> FileDirectory:
         (folder / "tenants.yaml").write_text(TENANTS)
         directory = FileDirectory(folder / "tenants.yaml", clock=self.clock)
-        self.view.works(self.dispatcher, directory)
+        self.fence.proven(self.clock.now())
+        self.view.works(self.dispatcher, directory, fence=self.fence, too_new=lambda: self.too_new)
         return directory
 
     def consumer(self) -> Consumer:
@@ -169,13 +177,61 @@ async def test_a_registry_that_is_refused_shows_the_version_in_force_and_why(tmp
 
 
 @virtual_time
-async def test_writes_that_fail_show_since_when():
+async def test_a_topic_that_cannot_be_written_is_named_with_since_when_and_why():
     replica = Replica()
-    assert replica.view.status().publish_failing_s is None
-    replica.publisher._failing_since["outcomes"] = replica.clock.now()
-    await asyncio.sleep(7)
-    assert replica.view.status().publish_failing_s == 7
-    assert "logwarden_publish_failing_seconds 7.0" in replica.metrics()
+    assert replica.view.status().publish_failing == []
+    assert 'logwarden_publish_failing_seconds{topic="logwarden.outcomes"} 0.0' in replica.metrics()
+    replica.publisher._failed("logwarden.outcomes", "NotEnoughReplicas")
+    await asyncio.sleep(5)
+    replica.publisher._failed("logwarden.retry.1", "TopicAuthorizationFailed")
+    replica.publisher._failed("logwarden.outcomes", "NotEnoughReplicasAfterAppend")
+    await asyncio.sleep(2)
+    assert [f.model_dump() for f in replica.view.status().publish_failing] == [
+        {"topic": "logwarden.outcomes", "for_s": 7, "error": "NotEnoughReplicasAfterAppend"},
+        {"topic": "logwarden.retry.1", "for_s": 2, "error": "TopicAuthorizationFailed"},
+    ]
+    shown = replica.metrics()
+    assert 'logwarden_publish_failing_seconds{topic="logwarden.outcomes"} 7.0' in shown
+    assert 'logwarden_publish_failing_seconds{topic="logwarden.retry.1"} 2.0' in shown
+    assert 'logwarden_publish_failing_seconds{topic="logwarden.work"} 0.0' in shown
+
+
+@virtual_time
+async def test_calls_that_are_kept_back_show_for_how_long_and_the_end_of_a_lane_is_open_meanwhile(tmp_path):
+    replica = Replica()
+    replica.works(tmp_path)
+    replica.consumer()._assignment = Assignment({TopicPartition("work", 0)})
+    replica.fence.refuted()
+    running = asyncio.create_task(replica.dispatcher.run())
+    replica.dispatcher.submit(ensure(), Deliveries().next())
+    await asyncio.sleep(3)
+    assert (replica.view.status().calls_kept_back_s, replica.view.lanes().estimated_end_s) == (3, None)
+    assert "logwarden_calls_kept_back_seconds 3.0" in replica.metrics()
+    replica.fence.proven(replica.clock.now())
+    assert (replica.view.status().calls_kept_back_s, replica.view.lanes().estimated_end_s) == (None, 0.2)
+    assert "logwarden_calls_kept_back_seconds 0.0" in replica.metrics()
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@virtual_time
+async def test_commands_that_are_too_new_are_named(tmp_path):
+    replica = Replica()
+    assert replica.view.status().commands_too_new == []
+    replica.works(tmp_path)
+    replica.too_new.append("work/7/42")
+    assert replica.view.status().commands_too_new == ["work/7/42"]
+
+
+@virtual_time
+async def test_a_worker_without_a_partition_keeps_nothing_back(tmp_path):
+    replica = Replica()
+    replica.works(tmp_path)
+    replica.consumer()
+    replica.fence.refuted()
+    assert not replica.fence.may_call()
+    await asyncio.sleep(3)
+    assert replica.view.status().calls_kept_back_s is None
 
 
 @virtual_time

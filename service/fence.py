@@ -1,0 +1,67 @@
+"""Keeps an owner from calling that may have been replaced: who does not hear from the group makes no calls.
+
+A member that loses its coordinator, and nothing else, could go on for ever with what it has, while the group has long given its
+partitions to another: two would spend a lane's quota, and call for one group at once. So each proof of membership is good for a while,
+shorter than the time after which the group puts a silent member out, and counts from when it was asked for.
+"""
+
+from typing import Final
+
+import structlog
+
+from service.dispatcher import FENCED, Dispatcher
+from service.ports import Clock
+
+_NEVER: Final = float("-inf")
+_HINT: Final = (
+    "The group's coordinator does not answer. Check that every broker can be reached; calls go on by themselves."
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Fence:
+    """The port Membership, between a consumer and the dispatcher of its commands. A proof is good for `lasts_s` seconds."""
+
+    def __init__(self, *, clock: Clock, lasts_s: float) -> None:
+        self._clock = clock
+        self._lasts_s = lasts_s
+        self._dispatcher: Dispatcher | None = None
+        self._until = _NEVER
+        self._shut_at: float | None = None
+        self._is_told = False
+
+    @property
+    def shut_s(self) -> float | None:
+        """For how long calls have been kept back (seconds); None while they are not."""
+        return None if self._shut_at is None else self._clock.now() - self._shut_at
+
+    def governs(self, dispatcher: Dispatcher) -> None:
+        """Let this dispatcher go on when membership is proven; it asks `may_call` itself."""
+        self._dispatcher = dispatcher
+
+    def may_call(self) -> bool:
+        """Whether the partitions are ours for sure. Looked at for every start: a process that was frozen finds out before it calls."""
+        now = self._clock.now()
+        if now < self._until:
+            return True
+        if self._shut_at is None:
+            self._shut_at = now
+            self._is_told = self._until != _NEVER  # not of the moments between two assignments
+            if self._is_told:
+                _log.warning("calls_kept_back", silent_s=round(now - self._until + self._lasts_s, 3), hint=_HINT)
+        return False
+
+    def proven(self, sent_at: float) -> None:
+        self._until = max(self._until, sent_at + self._lasts_s)
+        if self._clock.now() >= self._until:
+            return  # the answer came too late to be one
+        if (shut_s := self.shut_s) is not None:
+            self._shut_at = None
+            if self._is_told:
+                _log.warning("calls_resumed", after_s=round(shut_s, 3))
+        if self._dispatcher is not None:
+            self._dispatcher.resume(FENCED)
+
+    def refuted(self) -> None:
+        self._until = _NEVER

@@ -1,0 +1,71 @@
+"""What stands in for aiokafka's clients where a test needs them to be slow, or to fail, at a certain moment."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import TopicPartition
+
+
+class FakeGroup:
+    """A topic's partitions and a group's offsets, shared by the clients of one test. `is_away` is a broker that does not answer."""
+
+    def __init__(self, ends: Mapping[TopicPartition, int]) -> None:
+        self.ends = dict(ends)
+        self.begins = dict.fromkeys(ends, 0)
+        self.committed: dict[TopicPartition, tuple[int, str]] = {}
+        self.commits: list[dict[TopicPartition, tuple[int, str]]] = []
+        self.refuses: Exception | None = None
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    def admin(self, **_: Any) -> "FakeAdmin":
+        return FakeAdmin(self)
+
+    def client(self) -> "FakeConsumer":
+        return FakeConsumer(self)
+
+
+class FakeAdmin:
+    """AIOKafkaAdminClient, as far as commits need it."""
+
+    def __init__(self, group: FakeGroup) -> None:
+        self._group = group
+
+    async def start(self) -> None:
+        await self._group.answers.wait()
+
+    async def close(self) -> None: ...
+
+    async def list_consumer_group_offsets(
+        self, group: str, *, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, Any]:
+        await self._group.answers.wait()
+        offsets = {tp: self._group.committed.get(tp, (-1, "")) for tp in partitions}
+        return {tp: SimpleNamespace(offset=at, metadata=metadata) for tp, (at, metadata) in offsets.items()}
+
+
+class FakeConsumer:
+    """AIOKafkaConsumer, as far as commits and watching need it."""
+
+    def __init__(self, group: FakeGroup) -> None:
+        self._group = group
+
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
+        await self._group.answers.wait()
+        if self._group.refuses is not None:
+            raise self._group.refuses
+        self._group.commits.append(offsets)
+        self._group.committed |= offsets
+
+    async def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        await self._group.answers.wait()
+        return {tp: self._group.begins[tp] for tp in partitions}
+
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        await self._group.answers.wait()
+        return {tp: self._group.ends[tp] for tp in partitions}
+
+    def highwater(self, tp: TopicPartition) -> int | None:
+        return None

@@ -1,0 +1,282 @@
+"""One member of a group over clients that stand still, or refuse, when the test says so; in virtual time."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, RequestTimedOutError
+
+from service.domain.offsets import Delivery, write_finished
+from service.ports import IncomingRecord
+from service.stream import commits
+from service.stream.commits import PROOF_S
+from service.stream.consumer import LEASE_S, SESSION_S, Consumer, ConsumerLimits
+from tests.support.kafka_client import FakeGroup
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+A, B = TopicPartition("work", 0), TopicPartition("work", 1)
+LIMITS = ConsumerLimits(
+    max_pending=40, commit_interval_s=1, commit_timeout_s=10, rebalance_drain_s=20, fetch_max_wait_ms=500
+)
+
+
+class Handler:
+    """Keeps every delivery open until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.seen: list[IncomingRecord] = []
+        self.open: list[Delivery] = []
+
+    def handle(self, record, delivery):
+        self.seen.append(record)
+        self.open.append(delivery)
+
+    async def drain(self, deadline_s): ...
+
+    def restart(self): ...
+
+
+class Proofs:
+    """The port Membership: when what it was told was asked for."""
+
+    def __init__(self) -> None:
+        self.proven_at: list[float] = []
+        self.refutations = 0
+
+    def proven(self, sent_at):
+        self.proven_at.append(sent_at)
+
+    def refuted(self):
+        self.refutations += 1
+
+
+class Bench:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, limits: ConsumerLimits = LIMITS) -> None:
+        self.group = FakeGroup({A: 100, B: 100})
+        self.client = self.group.client()
+        monkeypatch.setattr(commits, "AIOKafkaAdminClient", self.group.admin)
+        self.handler, self.proofs, self.clock = Handler(), Proofs(), VirtualClock()
+        self.member = Consumer(
+            name="worker",
+            group="group",
+            topics=["work"],
+            arguments={},
+            handler=self.handler,
+            limits=limits,
+            clock=self.clock,
+            membership=self.proofs,
+        )
+
+    def assign(self, *partitions: TopicPartition) -> None:
+        self.member._assign(self.client, set(partitions))
+
+    async def read(self, tp: TopicPartition, *offsets: int) -> bool:
+        records = [ConsumerRecord(tp.topic, tp.partition, at, 0, 0, b"k", b"v", None, 1, 1, ()) for at in offsets]
+        return await self.member._hand_over({tp: records})
+
+    @asynccontextmanager
+    async def running(self):
+        """The timers of a member, without the poll."""
+        tasks = [
+            asyncio.create_task(self.member._commits.run(self.client)),
+            asyncio.create_task(self.member._watch.measure(self.client)),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self.member._stop_adopting()
+
+    def lags(self) -> list[int | None]:
+        return [status.lag for status in self.member.partitions()]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    return Bench(monkeypatch)
+
+
+# -- taking over
+
+
+@virtual_time
+async def test_taking_partitions_over_is_not_waited_for_so_that_heartbeats_go_on(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.group.committed = {A: (10, write_finished(10, [11])), B: (7, "")}
+    bench.group.answers.clear()
+    before = bench.clock.now()
+    bench.assign(A, B)
+    assert (bench.member.is_joined, bench.member.has_joined.is_set()) == (True, True)
+    handing_over = asyncio.create_task(bench.read(A, 10, 11, 12))
+    await asyncio.sleep(9)
+    assert bench.handler.seen == [], "it is not known yet what the former owner finished"
+    bench.group.answers.set()
+    await asyncio.sleep(0.1)
+    assert [record.offset for record in bench.handler.seen] == [10, 12]
+    assert handing_over.result()
+    assert bench.clock.now() - before < SESSION_S
+    await bench.member._stop_adopting()
+
+
+@virtual_time
+async def test_partitions_that_are_taken_away_before_that_is_known_hand_over_nothing(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.group.answers.clear()
+    bench.assign(A)
+    handing_over = asyncio.create_task(bench.read(A, 0, 1))
+    await asyncio.sleep(1)
+    await bench.member._revoke(bench.client)
+    bench.assign(B)
+    bench.group.answers.set()
+    await asyncio.sleep(1)
+    assert handing_over.result() is False
+    assert bench.handler.seen == []
+    assert await bench.read(B, 0)
+    await bench.member._stop_adopting()
+
+
+@virtual_time
+async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.group.answers.clear()
+    bench.assign(A)
+    assert await bench.read(A, 0, 1)
+    assert len(bench.handler.seen) == 2
+    await bench.member._stop_adopting()
+
+
+# -- committing
+
+
+@virtual_time
+async def test_a_commit_that_is_not_answered_ends_and_the_next_one_makes_up_for_it(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.assign(A)
+    async with bench.running():
+        await bench.read(A, 0, 1, 2)
+        bench.group.answers.clear()
+        for delivery in bench.handler.open:
+            delivery.finish()
+        await asyncio.sleep(60)
+        assert A not in bench.group.committed or bench.group.committed[A] == (0, "")
+        bench.group.answers.set()
+        await asyncio.sleep(LIMITS.commit_timeout_s + 1)
+        assert bench.group.committed[A] == (3, "")
+        assert bench.member.partitions()[0].committed == 3
+
+
+@virtual_time
+async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and_again_though_nothing_moves(
+    monkeypatch,
+):
+    bench = Bench(monkeypatch)
+    bench.group.committed = {B: (7, "f1:1.1")}
+    start = bench.clock.now()
+    bench.assign(A, B)
+    async with bench.running():
+        await asyncio.sleep(60)
+    assert bench.proofs.proven_at[0] == start
+    gaps = [later - earlier for earlier, later in zip(bench.proofs.proven_at, bench.proofs.proven_at[1:], strict=False)]
+    assert max(gaps) <= PROOF_S < LEASE_S / 3
+    assert bench.group.committed | {A: (0, "")} == {A: (0, ""), B: (7, "f1:1.1")}, "what is committed stays what it is"
+
+
+@virtual_time
+async def test_a_proof_counts_from_when_it_was_asked_for(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.assign(A)
+    await asyncio.sleep(0.5)
+    bench.group.answers.clear()
+    async with bench.running():
+        await asyncio.sleep(5)
+        asked_at = bench.clock.now() - 3  # the second tick of the timer: at the first there was nothing to ask for yet
+        bench.group.answers.set()
+        await asyncio.sleep(0.1)
+        assert bench.proofs.proven_at[-1] == asked_at
+
+
+@pytest.mark.parametrize("refusal", [CommitFailedError("gone"), IllegalStateError("not assigned")])
+def test_a_commit_that_the_group_refuses_refutes_it(monkeypatch, refusal):
+    @virtual_time
+    async def test():
+        bench = Bench(monkeypatch)
+        bench.assign(A)
+        bench.group.refuses = refusal
+        async with bench.running():
+            await asyncio.sleep(5)
+        assert bench.proofs.refutations > 0
+        assert bench.proofs.proven_at == []
+
+    test()
+
+
+@virtual_time
+async def test_a_commit_that_fails_proves_nothing_either_way(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.assign(A)
+    bench.group.refuses = RequestTimedOutError()
+    async with bench.running():
+        await asyncio.sleep(5)
+    assert (bench.proofs.proven_at, bench.proofs.refutations) == ([], 0)
+
+
+@virtual_time
+async def test_partitions_that_are_given_up_are_ours_no_longer(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.assign(A)
+    await asyncio.sleep(1)
+    assert bench.proofs.refutations == 0
+    await bench.member._revoke(bench.client)
+    assert bench.proofs.refutations == 1
+
+
+# -- lag
+
+
+@virtual_time
+async def test_lag_is_from_the_committed_offset_to_the_end_also_of_what_is_held_back(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.group.begins[B] = 60
+    bench.assign(A, B)
+    async with bench.running():
+        await asyncio.sleep(1)
+        assert bench.lags() == [100, 40], "of what nobody has committed yet from the beginning on"
+        await bench.read(A, *range(30))
+        assert [status.is_held_back for status in bench.member.partitions()] == [True, False]
+        for delivery in bench.handler.open[:20]:
+            delivery.finish()
+        bench.group.ends[A] = 500
+        await asyncio.sleep(6)
+        assert bench.lags() == [480, 40]
+        assert bench.member.partitions()[0].unmoved_s == pytest.approx(5, abs=1)
+
+
+@virtual_time
+async def test_asking_for_the_ends_neither_hangs_nor_ends_with_the_broker_away(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.assign(A)
+    async with bench.running():
+        await asyncio.sleep(1)
+        bench.group.answers.clear()
+        await asyncio.sleep(600)
+        assert bench.lags() == [100], "the last that is known"
+        bench.group.ends[A] = 200
+        bench.group.answers.set()
+        await asyncio.sleep(6)
+        assert bench.lags() == [200]
+
+
+@virtual_time
+async def test_a_partition_counts_as_unmoved_from_when_there_was_something_to_do(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.group.ends[A] = 0
+    bench.assign(A)
+    async with bench.running():
+        await asyncio.sleep(3600)
+        assert bench.member.partitions()[0].unmoved_s == 0
+        bench.group.ends[A] = 10
+        await asyncio.sleep(60)
+        assert 55 <= bench.member.partitions()[0].unmoved_s <= 65
