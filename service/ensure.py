@@ -30,6 +30,9 @@ _CLOCK_SKEW_S: Final = (
     5.0  # that a producer's clock may be ahead of ours: a record from further in the future is no news
 )
 _FIRST_WAIT_S: Final = 0.5  # the longest first wait between two tries; then twice that, and so on
+# A lane in which a token takes so long has seconds between its tokens: there the registry may be waited for with one in hand. Anywhere
+# else the calls would come together when it answers.
+_LONG_QUEUE_S: Final = 15.0
 _OF_THE_KEY: Final = frozenset({FailureClass.KEY_NOT_USABLE, FailureClass.KEY_NOT_FOUND})
 
 
@@ -120,6 +123,7 @@ class Ensure:
         """The tags as they are: those that a trigger shows are its sender's word, and old."""
 
         async def look_up() -> Mapping[str, str]:
+            await self._log_groups.ready(log_group.account)
             async with turn.call(Quota.TAGS):
                 return await self._log_groups.tags_of(log_group)
 
@@ -228,10 +232,16 @@ class Ensure:
 
         async def associate() -> None:
             nonlocal attempts
+            await self._log_groups.ready(log_group.account)  # nothing may wait between the token and the call
+            queued_at = self._clock.now()
             async with turn.call(Quota.ASSOCIATE):
-                if await self._directory.depends_on_tags(log_group) is not tags.are_looked_up:
-                    raise _DecidedAnewError  # it is other tags that count now, or none
-                if await self._directory.decide(log_group, tags.tags) != owned:
+                rules = self._directory.at_hand(log_group.account)
+                if rules is None and self._clock.now() - queued_at >= _LONG_QUEUE_S:
+                    await self._directory.decide(log_group, tags.tags)
+                    rules = self._directory.at_hand(log_group.account)
+                if rules is None or rules.depends_on_tags(log_group) is not tags.are_looked_up:
+                    raise _DecidedAnewError  # what it says now is waited for without a token; or it is other tags that count
+                if rules.decide(log_group, tags.tags) != owned:
                     raise _DecidedAnewError
                 attempts += 1
                 await self._call(log_group, key)

@@ -24,6 +24,14 @@ class Clock(Protocol):
         """Milliseconds since 1970, for what leaves the process."""
 
 
+class Rules(Protocol):
+    """What the registry says of one account's log groups, in memory: `decide` and `depends_on_tags` as in TenantDirectory."""
+
+    def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision: ...
+
+    def depends_on_tags(self, log_group: LogGroup) -> bool: ...
+
+
 class TenantDirectory(Protocol):
     """Which tenant owns a log group, and which key is theirs in its Region."""
 
@@ -38,6 +46,9 @@ class TenantDirectory(Protocol):
 
     async def lists_ignored(self, account: AccountId) -> bool:
         """Whether groups there are left alone for the tag `logwarden:ignore` also where nothing shows their tags. Raises as `decide` does."""
+
+    def at_hand(self, account: AccountId) -> Rules | None:
+        """What `decide` would go by at this moment; None where it would have to wait for the registry first."""
 
     async def lists(self, account: AccountId) -> bool:
         """Whether some rule lists the account: in no other is a role assumed. Raises as `decide` does."""
@@ -68,6 +79,12 @@ class LogGroupPage:
 
 class LogGroups(Protocol):
     """CloudWatch Logs, as far as Logwarden uses it. One call is one request: retries are the caller's."""
+
+    async def ready(self, account: AccountId) -> None:
+        """Return when a call in the account would go out at once: its session is there, renewed where that is due.
+
+        To be awaited before a token is. Raises CallFailedError as a call does that cannot be made.
+        """
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
         """Call AssociateKmsKey once. Idempotent: a repeat with the same key changes nothing. Raises CallFailedError.

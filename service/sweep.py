@@ -123,6 +123,7 @@ class Sweeper(Forwarding):
             await self._directory.renew(lane.account)
         if not await self._directory.lists(lane.account):
             raise CallFailedError(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {lane.account}")
+        await self._log_groups.ready(lane.account)
         async with turn.call(Quota.DESCRIBE):
             page = await self._log_groups.page(lane, walk.token)
         findings = []

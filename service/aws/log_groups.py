@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from service.aws.clients import AwsClients
 from service.aws.credentials import AccountCredentials
-from service.domain.log_group import KeyArn, Lane, LogGroup
+from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import LogGroupPage
 
@@ -19,6 +19,10 @@ class AwsLogGroups:
     def __init__(self, *, clients: AwsClients, credentials: AccountCredentials) -> None:
         self._clients = clients
         self._credentials = credentials
+
+    async def ready(self, account: AccountId) -> None:
+        """Have a session in the account. Raises CallFailedError; a cancelled one leaves the question to others who wait for it."""
+        await (await self._credentials.of(account)).get_frozen_credentials()
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
         """Call AssociateKmsKey once. Idempotent. Raises CallFailedError. A cancelled call may or may not have taken effect.

@@ -164,14 +164,10 @@ class CachedDirectory:
 
     async def rules_on(self, account: AccountId) -> TenantRules:
         """The rules that decide in an account. Raises CallFailedError(REGISTRY_UNAVAILABLE), with what the source said."""
+        if (rules := self.at_hand(account)) is not None:
+            return rules
         held = self._held(account)
-        if held.answer is not None and self._is_fresh(held):
-            if held.answer.is_listed and self._age_s(held) >= self._limits.ttl_s * _RENEWED_FROM:
-                self._fetch_unless_failing(held)
-            self._observer.registry_asked("hit")
-            return held.answer.rules
-        fetch = self._fetch_unless_failing(held)
-        if fetch is not None and (fetch.done() or not self._is_failing_over(held)):
+        if (fetch := self._fetch_unless_failing(held)) is not None:
             await asyncio.wait([fetch])
             fetch.result()
         if held.answer is not None and held.failure is None:
@@ -182,6 +178,22 @@ class CachedDirectory:
             return held.answer.rules
         self._observer.registry_asked("refused")
         raise CallFailedError(FailureClass.REGISTRY_UNAVAILABLE, f"{self._source.name}: {_told(held)}")
+
+    def at_hand(self, account: AccountId) -> TenantRules | None:
+        """The rules that `rules_on` gives without waiting; None where it waits, or raises."""
+        held = self._held(account)
+        if held.answer is not None and self._is_fresh(held):
+            if held.answer.is_listed and self._age_s(held) >= self._limits.ttl_s * _RENEWED_FROM:
+                self._fetch_unless_failing(held)
+            self._observer.registry_asked("hit")
+            return held.answer.rules
+        if held.answer is None or not self._is_failing_over(held):
+            return None
+        fetch = self._fetch_unless_failing(held)
+        if fetch is not None and fetch.done():
+            return None  # it ended in a bug, which whoever waits for it is to hear of
+        self._observer.registry_asked("stale")
+        return held.answer.rules
 
     def invalidate(self, accounts: Collection[AccountId] | None) -> None:
         """Ask the source again before the next decision in these accounts, in all of them for None."""

@@ -237,6 +237,10 @@ class FileDirectory:
         """Whether the tag `logwarden:ignore` counts where nothing shows a group's tags."""
         return self._rules.lists_ignored
 
+    def at_hand(self, account: AccountId) -> TenantRules:  # noqa: ARG002  the port's
+        """The rules in force."""
+        return self._rules
+
     async def lists(self, account: AccountId) -> bool:
         """Whether a rule in force lists the account."""
         return self._rules.lists(account)

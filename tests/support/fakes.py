@@ -98,7 +98,10 @@ class _CountingLedger(OffsetLedger):
 
 @dataclass(slots=True)
 class FakeDirectory:
-    """Every group is TENANT's, under the key of its lane, unless `decisions` says otherwise; `failure` is raised while it is set."""
+    """Every group is TENANT's, under the key of its lane, unless `decisions` says otherwise; `failure` is raised while it is set.
+
+    Once `is_outdated`, nothing is at hand until somebody has waited for a decision.
+    """
 
     decisions: dict[LogGroup, Decision] = field(default_factory=dict)
     failure: FailureClass | None = None
@@ -108,6 +111,7 @@ class FakeDirectory:
     unlisted: set[AccountId] = field(default_factory=set)
     ignored_are_listed: bool = False
     renewed: list[AccountId] = field(default_factory=list)
+    is_outdated: bool = False
 
     async def depends_on_tags(self, log_group: LogGroup) -> bool:
         return self.by_tags
@@ -138,9 +142,28 @@ class FakeDirectory:
             await asyncio.sleep(self.latency_s)
         if self.failure is not None:
             raise CallFailedError(self.failure, "the registry is away")
+        self.is_outdated = False
+        return self._decision(log_group, tags)
+
+    def at_hand(self, account: AccountId) -> "_RulesAtHand | None":
+        return None if self.is_outdated or self.failure is not None else _RulesAtHand(self)
+
+    def _decision(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
         if self.ignored_are_listed and (tags or {}).get("logwarden:ignore", "false") != "false":
             return Excluded("it has the tag logwarden:ignore")
         return self.decisions.get(log_group) or Owned(TENANT, key_of(log_group.lane), "everything is tenant-a's")
+
+
+@dataclass(frozen=True, slots=True)
+class _RulesAtHand:
+    directory: FakeDirectory
+
+    def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
+        self.directory.asked.append((log_group, tags))
+        return self.directory._decision(log_group, tags)
+
+    def depends_on_tags(self, log_group: LogGroup) -> bool:
+        return self.directory.by_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +181,8 @@ class TimedLogGroups:
     `failures` are raised call by call for one group, a None lets a call pass; `failure` is raised by every other call while it is
     set. `latency_s` is how long each answer takes. Tags are looked up in `tags`; `tag_failures` are raised first, one a look-up. What is
     described are `keys`, without those in `absent`; `describe_failures` are raised first, one a call. Pages show `keys`, and
-    `page_failures` are raised first.
+    `page_failures` are raised first. A session takes `session_s` to get, shared by all who ask meanwhile, and is kept for an hour;
+    `session_failure` is raised instead.
     """
 
     def __init__(self, *, latency_s: float = 0.0) -> None:
@@ -178,6 +202,10 @@ class TimedLogGroups:
         self.page_failures: deque[FailureClass] = deque()
         self.listings: list[tuple[Lane, str | None]] = []
         self.list_failures: deque[FailureClass] = deque()
+        self.session_s = 0.0
+        self.session_failure: FailureClass | None = None
+        self._session_until: float | None = None
+        self._session_wanted = asyncio.Lock()
         self._running: Counter[LogGroup] = Counter()
 
     @property
@@ -188,7 +216,17 @@ class TimedLogGroups:
         """When the calls of a lane were made."""
         return [call.started for call in self.calls if call.log_group.lane == lane]
 
+    async def ready(self, account: AccountId) -> None:
+        async with self._session_wanted:
+            now = asyncio.get_running_loop().time()
+            if self._session_until is None or now >= self._session_until:
+                await asyncio.sleep(self.session_s)
+                if self.session_failure is not None:
+                    raise CallFailedError(self.session_failure, "as told")
+                self._session_until = now + 3600
+
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
+        await self.ready(log_group.account)
         self.calls.append(Call(log_group, key, asyncio.get_running_loop().time()))
         if self._running[log_group]:
             self.overlaps.append(log_group)
@@ -203,6 +241,7 @@ class TimedLogGroups:
             raise CallFailedError(failure, "as told")
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
+        await self.ready(lane.account)
         self.descriptions.append((lane, frozenset(names)))
         await asyncio.sleep(self.latency_s)
         if self.describe_failures:
@@ -230,6 +269,7 @@ class TimedLogGroups:
         return left[:2], left[1] if len(left) > 2 else None
 
     async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
+        await self.ready(log_group.account)
         self.lookups.append(log_group)
         await asyncio.sleep(self.latency_s)
         if self.tag_failures:

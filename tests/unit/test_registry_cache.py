@@ -124,6 +124,24 @@ async def test_an_answer_is_used_from_memory_and_renewed_before_it_is_old():
 
 
 @virtual_time
+async def test_what_is_at_hand_is_what_needs_no_waiting():
+    source = FakeSource()
+    async with cached(source) as cache:
+        at_hand = cache.directory.at_hand
+        assert at_hand(ACCOUNT) is None, "never asked"
+        await cache.key()
+        assert at_hand(ACCOUNT) is await cache.directory.rules_on(ACCOUNT)
+        cache.directory.invalidate([ACCOUNT])
+        assert at_hand(ACCOUNT) is None, "changed"
+        await cache.key()
+        await asyncio.sleep(LIMITS.ttl_s + 1)
+        assert at_hand(ACCOUNT) is None, "too old"
+        source.failure = SourceUnavailableError("away")
+        await cache.key()
+        assert at_hand(ACCOUNT) is not None, "the last answer stands in while the source fails"
+
+
+@virtual_time
 async def test_a_change_is_seen_within_the_ttl_however_the_account_is_used():
     for pause_s in (0.5, 7.0, 44.0, 59.0, 61.0, 500.0):
         source = FakeSource()
