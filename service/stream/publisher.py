@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -11,12 +12,14 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from service.domain.status import FailingWrites
 from service.ports import OutgoingRecord, RecordTooLargeError
+from service.stream.batches import Batches
 from service.stream.connection import Deadline, close_quietly, until_connected
 
 MAX_RECORD_BYTES: Final = (
     2 * 1024 * 1024
 )  # a source record of the usual 1 MiB limit still fits when it is a dead letter
-_LINGER_MS: Final = 5  # outcomes of several lanes share a request; far below what anybody notices
+_MAX_BATCH_BYTES: Final = 128 * 1024  # a larger record is a batch by itself
+_LINGER_S: Final = 0.005  # outcomes of several lanes share a request; far below what anybody notices
 _RETRY_WAIT_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +40,7 @@ class KafkaPublisher:
         self._arguments = arguments
         self._deadline = deadline or Deadline()
         self._producer: AIOKafkaProducer | None = None
+        self._batches: Batches | None = None
         self._failing: dict[str, FailingWrites] = {}
 
     async def __aenter__(self) -> Self:
@@ -44,7 +48,7 @@ class KafkaPublisher:
             producer = AIOKafkaProducer(
                 **self._arguments,
                 acks="all",
-                linger_ms=_LINGER_MS,
+                max_batch_size=_MAX_BATCH_BYTES,
                 max_request_size=MAX_RECORD_BYTES,
                 enable_idempotence=False,
             )
@@ -56,13 +60,21 @@ class KafkaPublisher:
             return producer
 
         self._producer = await until_connected("producer", connect)
+        self._batches = Batches(self._producer, linger_s=_LINGER_S, max_record_bytes=MAX_RECORD_BYTES)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._producer is not None:
-            await close_quietly("producer", self._producer.stop, timeout_s=self._deadline.share_s())
+        await close_quietly("producer", self._close, timeout_s=self._deadline.share_s())
+
+    async def _close(self) -> None:
+        if self._batches is None or self._producer is None:
+            return
+        try:
+            await self._batches.aclose()
+        finally:
+            await self._producer.stop()
 
     @property
     def failing(self) -> Sequence[FailingWrites]:
@@ -79,26 +91,27 @@ class KafkaPublisher:
 
     async def publish(self, record: OutgoingRecord) -> None:
         """See the port. A failed write is repeated every second, and logged, until it is acknowledged."""
-        if self._producer is None:
+        if self._batches is None:
             raise RuntimeError("the publisher is not open")
         # aiokafka refuses a record with neither key nor value, which is what the dead letter of a keyless tombstone is
-        key = b"" if record.key is None and record.value is None else record.key
+        if record.key is None and record.value is None:
+            record = replace(record, key=b"")
         while True:
             try:
-                acknowledged = await self._producer.send(
-                    record.topic, value=record.value, key=key, headers=list(record.headers)
-                )
-                await acknowledged
-            except (MessageSizeTooLargeError, RecordListTooLargeError) as e:
-                raise RecordTooLargeError(f"{record.topic}: {e}") from e
-            except ProducerClosed as e:
-                raise asyncio.CancelledError from e  # we are stopping: as if cancelled, the record may or may not be written
+                error = await (await self._batches.add(record))
             except KafkaError as e:
-                self._failed(record.topic, str(e) or type(e).__name__)
-            else:
-                if self._failing and self._failing.pop(record.topic, None) is not None:
-                    _log.info("publish_resumed", topic=record.topic)
-                return
+                error = e
+            match error:
+                case None:
+                    if self._failing and self._failing.pop(record.topic, None) is not None:
+                        _log.info("publish_resumed", topic=record.topic)
+                    return
+                case MessageSizeTooLargeError() | RecordListTooLargeError():
+                    raise RecordTooLargeError(f"{record.topic}: {error}") from error
+                case ProducerClosed():
+                    raise asyncio.CancelledError from error  # we are stopping: as if cancelled, the record may or may not be written
+                case _:
+                    self._failed(record.topic, str(error) or type(error).__name__)
             await asyncio.sleep(_RETRY_WAIT_S)
 
     def _failed(self, topic: str, error: str) -> None:

@@ -1,0 +1,127 @@
+"""Batches of outgoing records, over a producer that sends nothing, in virtual time."""
+
+import asyncio
+
+import pytest
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NotLeaderForPartitionError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from service.ports import OutgoingRecord
+from service.stream.batches import Batches
+from tests.support.virtual_time import START_S, virtual_time
+
+LINGER_S = 0.005
+PARTITIONS = 3
+
+
+class FakeProducer:
+    """Keeps what it is sent, with the time; answers after `latency_s`, with `failure` if there is one."""
+
+    def __init__(self, *, batch_size: int = 1024) -> None:
+        self.batch_size = batch_size
+        self.latency_s = 0.002
+        self.failure: KafkaError | None = None
+        self.sent: list[tuple[float, str, int, int]] = []  # seconds from the start, topic, partition, records
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        return set(range(PARTITIONS))
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(self.batch_size, 0)
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int):
+        loop = asyncio.get_running_loop()
+        assert batch.closed()
+        self.sent.append((loop.time() - START_S, topic, partition, batch.record_count()))
+
+        async def answered() -> None:
+            await asyncio.sleep(self.latency_s)
+            if self.failure is not None:
+                raise self.failure
+
+        return answered()
+
+
+def batches(producer: FakeProducer) -> Batches:
+    return Batches(producer, linger_s=LINGER_S, max_record_bytes=2000)
+
+
+def record(key: bytes | None = b"lane", value: bytes = b"x", topic: str = "work") -> OutgoingRecord:
+    return OutgoingRecord(topic, key, value)
+
+
+@virtual_time
+async def test_records_of_one_partition_that_come_within_the_linger_are_sent_together():
+    producer = FakeProducer()
+    sending = batches(producer)
+    futures = [await sending.add(record()) for _ in range(5)]
+    await asyncio.sleep(LINGER_S / 2)
+    futures += [await sending.add(record(topic="outcomes"))]
+    assert await asyncio.gather(*futures) == [None] * 6
+    assert [(topic, count) for _, topic, _, count in producer.sent] == [("work", 5), ("outcomes", 1)]
+    assert [at for at, *_ in producer.sent] == pytest.approx([LINGER_S, LINGER_S])
+    again = await sending.add(record())
+    assert await again is None
+    assert len(producer.sent) == 3
+
+
+@virtual_time
+async def test_a_full_batch_is_sent_at_once_and_the_rest_after_the_linger():
+    producer = FakeProducer(batch_size=1024)
+    sending = batches(producer)
+    futures = [await sending.add(record(value=bytes(300))) for _ in range(8)]
+    assert await asyncio.gather(*futures) == [None] * 8
+    assert sum(count for *_, count in producer.sent) == 8
+    assert [at for at, *_ in producer.sent] == pytest.approx([0.0, 0.0, LINGER_S])
+
+
+@virtual_time
+async def test_a_record_larger_than_a_batch_is_one_by_itself_and_one_that_is_too_large_is_refused():
+    producer = FakeProducer(batch_size=1024)
+    sending = batches(producer)
+    large = await sending.add(record(value=bytes(1500)))
+    small = await sending.add(record())
+    assert (await large, await small) == (None, None)
+    assert sorted(count for *_, count in producer.sent) == [1, 1]
+    with pytest.raises(MessageSizeTooLargeError):
+        await sending.add(record(value=bytes(2000)))
+
+
+@virtual_time
+async def test_a_failure_is_told_to_everybody_in_the_batch_and_to_nobody_else():
+    producer = FakeProducer()
+    sending = batches(producer)
+    producer.failure = NotLeaderForPartitionError()
+    assert await asyncio.gather(*[await sending.add(record()) for _ in range(3)]) == [producer.failure] * 3
+    producer.failure = None
+    assert await (await sending.add(record())) is None
+
+
+@virtual_time
+async def test_who_is_cancelled_leaves_the_others_to_themselves():
+    producer = FakeProducer()
+    sending = batches(producer)
+    first, second = [await sending.add(record()) for _ in range(2)]
+    first.cancel()
+    assert await second is None
+    assert producer.sent[0][3] == 2, "it is sent all the same"
+
+
+@pytest.mark.parametrize("key", [b"", b"111122223333:eu-west-1", b"a", bytes(range(256))])
+@virtual_time
+async def test_a_key_leads_where_kafkas_own_clients_send_it(key: bytes):
+    producer = FakeProducer()
+    sending = batches(producer)
+    await (await sending.add(record(key)))
+    partitions = list(range(PARTITIONS))
+    assert producer.sent[0][2] == DefaultPartitioner()(key, partitions, partitions)
+
+
+@virtual_time
+async def test_closing_sends_what_there_is():
+    producer = FakeProducer()
+    sending = batches(producer)
+    waiting = await sending.add(record(key=None))
+    await sending.aclose()
+    assert waiting.result() is None
