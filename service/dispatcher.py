@@ -6,9 +6,10 @@ dispatcher when the next lane is due, so an idle service uses no CPU.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final, TypeVar
 
 from service.domain import log_group
@@ -50,21 +51,23 @@ class Turn:
         """Whether the lane is held, or this command finds out whether it still has to be: there is no use in trying twice."""
         return self._dispatcher.is_probing(self._work)
 
-    @asynccontextmanager
-    async def call(self, quota: Quota) -> AsyncIterator[None]:
+    def call(self, quota: Quota) -> AbstractAsyncContextManager[None]:
         """Wait for a token, to spend on the one call that is made in this context; a throttle of it slows the lane down.
 
         Raises GivenUpError when the dispatcher drains meanwhile.
         """
+        return _Call(self, quota)
+
+    async def token(self, quota: Quota) -> None:
+        """Wait for a token; for `call`."""
         await self._dispatcher.token(self._work, quota)
-        try:
-            yield
-        except CallFailedError as e:
+
+    def called(self, quota: Quota, error: BaseException | None) -> None:
+        """Be told how a call ended; for `call`."""
+        if error is None or isinstance(error, CallFailedError):
             self.has_called = True
-            if e.failure is FailureClass.THROTTLED:
-                self._dispatcher.throttled(self._work, quota)
-            raise
-        self.has_called = True
+        if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
+            self._dispatcher.throttled(self._work, quota)
 
     async def pause(self, delay_s: float) -> None:
         """Let `delay_s` seconds pass. Raises GivenUpError when the dispatcher drains meanwhile."""
@@ -82,6 +85,24 @@ class Turn:
     def promote(self, priority: Priority) -> None:
         """Be as urgent as another command of the lane, which waits for what this one does."""
         self._dispatcher.promote(self._work, priority)
+
+
+class _Call(AbstractAsyncContextManager[None]):
+    """`Turn.call`; a class, since a generator costs three times as much to enter and leave."""
+
+    __slots__ = ("_quota", "_turn")
+
+    def __init__(self, turn: Turn, quota: Quota) -> None:
+        self._turn = turn
+        self._quota = quota
+
+    async def __aenter__(self) -> None:
+        await self._turn.token(self._quota)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turn.called(self._quota, error)
 
 
 async def _nobody(command: Command, turn: Turn) -> None:  # noqa: ARG001

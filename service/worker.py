@@ -23,6 +23,9 @@ DUE_HEADER: Final = "logwarden-due-ms"  # when a record on a retry topic is to b
 _WORKED: Final = (State.SEALED, State.ALREADY_SEALED, State.WOULD_SEAL)
 
 
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topics:
     """Where the worker writes; `retries` in the order of their delays."""
@@ -121,7 +124,7 @@ class Worker:
             "requests": list(command.request_ids),
             "is_dry_run": self._ensure.is_dry_run,
         }
-        value = json.dumps(body, separators=(",", ":")).encode()
+        value = _ENCODER.encode(body).encode()
         records = [OutgoingRecord(self._topics.outcomes, str(outcome.log_group).encode(), value)]
         for request_id in command.request_ids:
             answer = RequestOutcome(id=request_id, at_ms=at_ms, outcome=outcome.as_dict())

@@ -23,6 +23,7 @@ _INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
 _KINDS: Final = {"sweep": 1}  # what else is on the work topic, and its version
 _OF_A_KIND: Final = re.compile(r"(?P<name>[a-z]{1,30})-(?P<number>[1-9][0-9]{0,2})\Z")
 _MOST_VERSIONS: Final = 1000
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)  # json.dumps would make one each time
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -37,6 +38,9 @@ class Trigger(StrEnum):
     REQUEST = "request"
     SWEEP = "sweep"
     VERIFY = "verify"
+
+
+_UNHURRIED: Final = (Trigger.SWEEP, Trigger.VERIFY, Trigger.DELETED)  # a tuple, since an enum hashes slowly
 
 
 class Priority(IntEnum):
@@ -95,7 +99,7 @@ class EnsureCommand:
 
     @property
     def priority(self) -> Priority:
-        if self.trigger in {Trigger.SWEEP, Trigger.VERIFY, Trigger.DELETED}:
+        if self.trigger in _UNHURRIED:
             return Priority.SWEEP
         return Priority.RETRY if self.deferrals else Priority.URGENT
 
@@ -149,7 +153,7 @@ class EnsureCommand:
             body["deferrals"] = self.deferrals
         if self.strikes:
             body["strikes"] = self.strikes
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        return _ENCODER.encode(body).encode()
 
     @classmethod
     def from_bytes(cls, value: bytes | None) -> "EnsureCommand":
@@ -176,8 +180,8 @@ class EnsureCommand:
                 shown_key=None if body.get("shown_key") is None else _text(body, "shown_key"),
                 caller=None if body.get("caller") is None else _text(body, "caller")[:MAX_CALLER_LENGTH],
                 request_ids=_texts(body, "requests"),
-                deferrals=_integer({"deferrals": 0} | body, "deferrals", least=0),
-                strikes=_integer({"strikes": 0} | body, "strikes", least=0),
+                deferrals=_integer(body, "deferrals", least=0) if "deferrals" in body else 0,
+                strikes=_integer(body, "strikes", least=0) if "strikes" in body else 0,
             )
         except InvalidIdentityError as e:
             raise MalformedCommandError(e.field, str(e)) from e
