@@ -67,6 +67,8 @@ from service.worker import Topics, Worker
 _FORWARDED_AT_ONCE: Final = (
     5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement
 )
+_STREAM_FETCH_BYTES: Final = 8 * 1024 * 1024  # 200,000 records a second are read, of which most concern nobody
+_FETCH_BYTES: Final = 1024 * 1024  # our own topics: some thousand commands
 _STARTED_AT_ONCE: Final = (
     2000  # commands, of 8 kB each with their tasks; those that only wait in a lane take a tenth of that
 )
@@ -243,7 +245,12 @@ class App:
             parser=self._parser,
         )
         self._consume(
-            "ingest", self._settings.source_topics, ingest, max_pending=_FORWARDED_AT_ONCE, passes_over=ingest
+            "ingest",
+            self._settings.source_topics,
+            ingest,
+            max_pending=_FORWARDED_AT_ONCE,
+            passes_over=ingest,
+            fetch_max_bytes=_STREAM_FETCH_BYTES,
         )
         return [ingest.run()]
 
@@ -400,6 +407,7 @@ class App:
         max_pending: int,
         passes_over: RecordFilter | None = None,
         membership: Membership | None = None,
+        fetch_max_bytes: int = _FETCH_BYTES,
     ) -> None:
         settings = self._settings
         self._consumers.append(
@@ -415,6 +423,7 @@ class App:
                     commit_timeout_s=settings.commit_timeout_s,
                     rebalance_drain_s=settings.rebalance_drain_s,
                     fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
+                    fetch_max_bytes=fetch_max_bytes,
                 ),
                 clock=self._clock,
                 passes_over=passes_over,

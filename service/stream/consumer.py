@@ -55,6 +55,9 @@ _log = structlog.get_logger(__name__)
 class ConsumerLimits:
     """Times in seconds; `max_pending` counts records that are handed over and not finished, `max_pending_bytes` their values.
 
+    `fetch_max_bytes` is what one answer of a broker may hold, an eighth of that from one partition. It is in memory three times while it
+    is read, and the heap stays as large: tens of megabytes buy a rate that only a whole CloudTrail stream has.
+
     Records that have not come for `stall_s` though they are there end the consumer.
     """
 
@@ -66,6 +69,7 @@ class ConsumerLimits:
     commit_timeout_s: float
     rebalance_drain_s: float
     fetch_max_wait_ms: int
+    fetch_max_bytes: int = 1024 * 1024
 
 
 class Consumer:
@@ -200,8 +204,8 @@ class Consumer:
             enable_auto_commit=False,
             session_timeout_ms=round(limits.session_s * 1000),
             heartbeat_interval_ms=_HEARTBEAT_MS,
-            max_partition_fetch_bytes=1024 * 1024,
-            fetch_max_bytes=8 * 1024 * 1024,
+            max_partition_fetch_bytes=limits.fetch_max_bytes // 8,
+            fetch_max_bytes=limits.fetch_max_bytes,
             fetch_max_wait_ms=limits.fetch_max_wait_ms,
             rebalance_timeout_ms=round(
                 (limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S) * 1000
