@@ -75,12 +75,12 @@ class _Connection(asyncio.Protocol):
                 self._transport.write(_ASSOCIATED)
         elif b"Action=AssumeRole" in request:
             self._transport.write(_ASSUMED)
-        elif b"Logs_20140328.DescribeLogGroups" in request:
+        elif (
+            b"Logs_20140328.DescribeLogGroups" in request or b"Logs_20140328.ListLogGroups" in request
+        ):  # none has a tag
             names = json.loads(request[end_of_head + 4 :]).get("logGroupIdentifiers", [])
             groups = [{"logGroupName": name, "kmsKeyId": _Connection.keys.get(name.encode())} for name in names]
             self._transport.write(_answer("application/x-amz-json-1.1", json.dumps({"logGroups": groups})))
-        elif b"Logs_20140328.ListLogGroups" in request:  # by a tag, which none has
-            self._transport.write(_answer("application/x-amz-json-1.1", json.dumps({"logGroups": []})))
         elif b"TrentService.DescribeKey" in request and (key := _KEY.search(request)):
             facts: dict[str, object] = {
                 "Arn": key[0].decode(),
