@@ -50,8 +50,9 @@ from service.requests import Requests
 from service.retries import Retries
 from service.settings import Role, Settings
 from service.stream.connection import Deadline, client_arguments, until_connected
-from service.stream.consumer import LEASE_S, Consumer, ConsumerLimits
+from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.follower import Follower
+from service.stream.group import LEASE_S
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import require_topics, topic_specs, topics_to_retry
 from service.sweep import Sweeper

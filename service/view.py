@@ -124,7 +124,7 @@ class ReplicaView:
 
     def calls_kept_back_s(self) -> float | None:
         """For how long the group has left the worker without a word, so that it makes no calls; None while it need not."""
-        has_lanes = any(consumer.name == "worker" and consumer.partitions() for consumer in self._consumers)
+        has_lanes = any(consumer.name == "worker" and consumer.has_partitions for consumer in self._consumers)
         return self._fence.shut_s if self._fence is not None and has_lanes else None
 
     def stalled(self) -> str | None:

@@ -28,7 +28,8 @@ class PartitionDocument(BaseModel):
         "was asked. On a retry topic most are not due yet."
     )
     unmoved_s: float = Field(
-        description="For how long the committed offset has not moved though there are records after it (seconds); 0 when there are none."
+        description="For how long the committed offset has not moved though there are records after it (seconds); 0 when there are none. "
+        "On a retry topic that is the topic's delay."
     )
     held_back: bool = Field(description="Whether it is not fetched, because as much of it is in hand as may be.")
 
@@ -40,6 +41,7 @@ class ConsumerDocument(BaseModel):
     joined: bool = Field(description="Whether it is a member; not before and during a rebalance.")
     pending: int = Field(description="Records in hand, over all partitions.")
     lag: int = Field(description="Over all partitions where it is known.")
+    unmoved_s: float = Field(description="Of the partition that has not moved for longest (seconds).")
     partitions: list[PartitionDocument]
 
     @classmethod
@@ -49,6 +51,7 @@ class ConsumerDocument(BaseModel):
             joined=status.is_joined,
             pending=sum(p.pending for p in status.partitions),
             lag=sum(p.lag or 0 for p in status.partitions),
+            unmoved_s=round(max((p.unmoved_s for p in status.partitions), default=0.0), 3),
             partitions=[
                 PartitionDocument(
                     topic=p.topic,

@@ -33,6 +33,20 @@ class Assignment:
         """Records handed over and not finished."""
         return sum(map(len, self.ledgers.values()))
 
+    def with_room(self, limit: int, *, max_window: int, max_records: int) -> tuple[list[TopicPartition], int]:
+        """The partitions to fetch so that no more than `limit` records are in hand, and how many records at once, `max_records` at most.
+
+        All of them while half the limit is free. After that those below their fair share of a quarter of it, and no more than a share
+        at once: a full partition holds back none that is not, and the whole stays within the limit. And none that remembers
+        `max_window` offsets, finished or not, because its position does not move.
+        """
+        half = max(1, limit // 2)
+        short = {tp: ledger for tp, ledger in self.ledgers.items() if ledger.window < max_window}
+        if self.pending < half:
+            return list(short), min(max_records, half)
+        share = max(1, half // 2 // max(1, len(self.ledgers)))
+        return [tp for tp, ledger in short.items() if len(ledger) < share], share
+
     def adopt(self, committed: Mapping[TopicPartition, Progress]) -> None:
         """Take over what former owners committed."""
         for tp, progress in committed.items():

@@ -6,18 +6,17 @@
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from service.domain.offsets import Progress
 from service.ports import Clock, Membership
 from service.stream.assignment import Assignment
-from service.stream.connection import Deadline, close_quietly
+from service.stream.connection import Deadline
 
 PROOF_S: Final = 2.0  # how often membership is proven: three may fail within a lease
 
@@ -31,8 +30,6 @@ class Commits:
         self,
         *,
         name: str,
-        group: str,
-        arguments: Mapping[str, Any],
         interval_s: float,
         timeout_s: float,
         clock: Clock,
@@ -41,8 +38,6 @@ class Commits:
         deadline: Deadline,
     ) -> None:
         self._name = name
-        self._group = group
-        self._arguments = arguments
         self._interval_s = interval_s if membership is None else min(interval_s, PROOF_S)
         self._timeout_s = timeout_s
         self._clock = clock
@@ -96,7 +91,7 @@ class Commits:
         """
         if not assignment.ledgers:
             return
-        committed = await self._fetch_committed(assignment.ledgers)
+        committed = await self._fetch_committed(consumer, assignment.ledgers)
         assignment.adopt(committed or {})
         assignment.is_adopted.set()
         if committed is not None and (fresh := [tp for tp in assignment.ledgers if tp not in committed]):
@@ -107,16 +102,15 @@ class Commits:
                 _log.warning("beginning_unknown", consumer=self._name, error=str(e) or type(e).__name__)
         await self.commit(consumer)
 
-    async def _fetch_committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Progress] | None:
-        """What is committed; None if that cannot be read."""
-        admin = AIOKafkaAdminClient(**self._arguments)
+    async def _fetch_committed(
+        self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, Progress] | None:
+        """What is committed; None if that cannot be read. `committed()`, which is public, gives no metadata."""
+        fetch = consumer._coordinator.fetch_committed_offsets  # noqa: SLF001
         try:
             async with asyncio.timeout(self._timeout_s):
-                await admin.start()
-                offsets = await admin.list_consumer_group_offsets(self._group, partitions=list(partitions))
+                offsets = await fetch(list(partitions))
         except (KafkaError, TimeoutError) as e:
             _log.warning("committed_unknown", consumer=self._name, error=str(e) or type(e).__name__)
             return None
-        finally:
-            await close_quietly("admin", admin.close, timeout_s=self._deadline.share_s())
-        return {tp: Progress(at.offset, at.metadata or "") for tp, at in offsets.items() if at.offset >= 0}
+        return {tp: Progress(at.offset, at.metadata or "") for tp, at in offsets.items()}

@@ -1,14 +1,10 @@
 """One consumer group member: poll, hand over, drain when partitions or the process go.
 
-What aiokafka 0.14 needs to be told, and to be protected from, is here, and beside it in `commits`, `watch` and `unreadable`:
+What aiokafka 0.14 needs to be told, and to be protected from, is here, and beside it in `group`, `commits`, `watch` and `unreadable`:
 
 - getmany() is never cancelled while the consumer is to go on: a cancelled one disables max_poll_interval_ms for good.
 - getmany() waits out a whole rebalance, so stopping does not wait for it.
-- The rebalance listener's exceptions are swallowed: they are kept here and raised by `run`.
-- No heartbeat is sent while on_partitions_assigned runs: what takes time is begun there, and not waited for.
 - Partitions are held back by not asking for them: pause() would throw away what is prefetched.
-- rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
-- The listener is not called by stop(), so drain and commit come first.
 """
 
 import asyncio
@@ -19,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from service.domain.offsets import OffsetLedger
@@ -28,12 +24,11 @@ from service.ports import Clock, IncomingRecord, Membership, RecordFilter, Recor
 from service.stream.assignment import Assignment
 from service.stream.commits import Commits
 from service.stream.connection import Deadline, close_quietly, until_connected
+from service.stream.group import SESSION_S, join, leave
 from service.stream.unreadable import Batches, read_one
 from service.stream.watch import Watch
 
 _POLL_S: Final = 1.0  # how long one getmany waits for records: an idle member wakes up once a second
-# How soon a member hears of a rebalance: with aiokafka's 3 s, lanes that are already given up stand still for so long each time.
-_HEARTBEAT_MS: Final = 500
 _MAX_RECORDS: Final = 1000  # per getmany: some milliseconds of handling before anything else gets its turn
 _KAFKA_ERROR_WAIT_S: Final = 1.0
 _REBALANCE_MARGIN_S: Final = 10.0  # beyond the drain, for the commit and the join itself
@@ -42,11 +37,6 @@ _NO_PARTITION: Final = TopicPartition(
 )  # asked for when no partition has room: it keeps the member alive and returns nothing
 _NO_ROOM_POLL_S: Final = 0.1  # how soon room is noticed
 _SIZE_MEMORY: Final = 0.2  # the weight of the newest poll in the mean size of records
-
-# A member that no broker has heard of for so long is put out of its group; and after its last proof of membership it may rely on being
-# in it for a little less, so that a call that began before has ended before the next owner's begin.
-SESSION_S: Final = 10.0
-LEASE_S: Final = SESSION_S - 3.0
 
 _log = structlog.get_logger(__name__)
 
@@ -107,8 +97,6 @@ class Consumer:
         self._adopting: asyncio.Task[None] | None = None
         self._commits = Commits(
             name=name,
-            group=group,
-            arguments=arguments,
             interval_s=limits.commit_interval_s,
             timeout_s=limits.commit_timeout_s,
             clock=clock,
@@ -162,7 +150,7 @@ class Consumer:
             await self._stop_adopting()
             if self._consumer is not None:
                 await close_quietly(
-                    f"consumer {self.name}", partial(_close, self._consumer), timeout_s=self._deadline.share_s()
+                    f"consumer {self.name}", partial(leave, self._consumer), timeout_s=self._deadline.share_s()
                 )
 
     # -- what there is to see
@@ -193,34 +181,26 @@ class Consumer:
     def _ledgers(self) -> dict[TopicPartition, OffsetLedger]:
         return self._assignment.ledgers
 
+    @property
+    def has_partitions(self) -> bool:
+        """Whether it was assigned any."""
+        return bool(self._ledgers)
+
     # -- polling
 
     async def _connect(self) -> AIOKafkaConsumer:
         limits = self._limits
-        consumer = AIOKafkaConsumer(
-            **self._arguments,
-            group_id=self._group,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            session_timeout_ms=round(limits.session_s * 1000),
-            heartbeat_interval_ms=_HEARTBEAT_MS,
-            max_partition_fetch_bytes=limits.fetch_max_bytes // 8,
+        return await join(
+            self,
+            name=self.name,
+            group=self._group,
+            topics=self._topics,
+            arguments=self._arguments,
+            session_s=limits.session_s,
+            rebalance_s=limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S,
             fetch_max_bytes=limits.fetch_max_bytes,
             fetch_max_wait_ms=limits.fetch_max_wait_ms,
-            rebalance_timeout_ms=round(
-                (limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S) * 1000
-            ),
-            max_poll_interval_ms=round(
-                (limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S) * 2000
-            ),
         )
-        consumer.subscribe(list(self._topics), listener=_Listener(self, consumer))
-        try:
-            await consumer.start()
-        except BaseException:  # a cancellation too: it has opened connections
-            await close_quietly(f"consumer {self.name}", partial(_close, consumer))
-            raise
-        return consumer
 
     async def _poll_forever(self, consumer: AIOKafkaConsumer) -> None:
         while True:
@@ -248,7 +228,7 @@ class Consumer:
         """
         ledgers = self._ledgers
         await self._assignment.is_adopted.wait()
-        if ledgers is not self._ledgers:
+        if ledgers is not self._ledgers or not self.is_joined:
             return False
         handed = size = passed = 0
         is_irrelevant = _never if self._passes_over is None else self._passes_over.is_irrelevant
@@ -299,25 +279,14 @@ class Consumer:
             await consumer.seek_to_beginning(tp)
 
     def _with_room(self) -> tuple[list[TopicPartition], int]:
-        """The partitions to fetch, and how many records at the most. The limit is of records, or of bytes at the size they lately have.
-
-        All of them while half the limit is free. After that those below their fair share of a quarter of it, and no more than a share
-        at once: a full partition holds back none that is not, and the whole stays within the limit. And none that remembers as many
-        offsets as the limit, finished or not, because its position does not move.
-        """
-        limit = self._limits.max_pending
-        if self._mean_size:
-            limit = min(limit, int(self._limits.max_pending_bytes / self._mean_size))
-        half = max(1, limit // 2)
-        short = {tp: ledger for tp, ledger in self._ledgers.items() if ledger.window < self._limits.max_pending}
-        if self.pending < half:
-            return list(short), min(_MAX_RECORDS, half)
-        share = max(1, half // 2 // max(1, len(self._ledgers)))
-        return [tp for tp, ledger in short.items() if len(ledger) < share], share
+        """The partitions to fetch, and how many records at the most. The limit is of records, or of bytes at the size they lately have."""
+        most = self._limits.max_pending
+        limit = min(most, int(self._limits.max_pending_bytes / self._mean_size)) if self._mean_size else most
+        return self._assignment.with_room(limit, max_window=most, max_records=_MAX_RECORDS)
 
     # -- rebalancing
 
-    async def _revoke(self, consumer: AIOKafkaConsumer) -> None:
+    async def revoked(self, consumer: AIOKafkaConsumer) -> None:
         """Finish what has started and commit it before anybody else owns the partitions; eager rebalancing takes them all."""
         self.is_joined = False
         await self._stop_adopting()
@@ -330,7 +299,7 @@ class Consumer:
         ended, self._assignment = self._assignment, Assignment()
         ended.close()
 
-    def _assign(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> None:
+    def assigned(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> None:
         """Take the partitions over. Nothing is waited for: no heartbeat is sent meanwhile, and getmany may return records already.
 
         They are handed over once it is known what former owners finished.
@@ -354,7 +323,7 @@ class Consumer:
             await asyncio.wait([self._adopting])
             self._adopting = None
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         """End `run` with an error that happened where aiokafka would swallow it."""
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
@@ -375,33 +344,6 @@ class Consumer:
 
 def _never(_: bytes) -> bool:
     return False
-
-
-async def _close(consumer: AIOKafkaConsumer) -> None:
-    try:
-        await consumer.stop()
-    finally:
-        await consumer._client.close()  # noqa: SLF001  which a stop() that fails leaves open
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """aiokafka's callbacks; what they raise would be logged and swallowed there, so it is handed to the consumer."""
-
-    def __init__(self, member: Consumer, consumer: AIOKafkaConsumer) -> None:
-        self._member = member
-        self._consumer = consumer
-
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002  eager: it is all of them
-        try:
-            await self._member._revoke(self._consumer)  # noqa: SLF001  one class in two parts
-        except Exception as e:  # noqa: BLE001  reported, not swallowed
-            self._member.fail(e)
-
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        try:
-            self._member._assign(self._consumer, assigned)  # noqa: SLF001  one class in two parts
-        except Exception as e:  # noqa: BLE001  reported, not swallowed
-            self._member.fail(e)
 
 
 def _incoming(record: "ConsumerRecord[bytes, bytes]") -> IncomingRecord:

@@ -87,7 +87,7 @@ class KafkaPublisher:
             raise RuntimeError("the publisher is not open")
         sender = self._producer._sender.sender_task  # noqa: SLF001  nothing public tells
         await asyncio.wait([sender])
-        raise ProducerEndedError from None if sender.cancelled() else sender.exception()
+        raise ProducerEndedError("aiokafka's sender has ended") from None if sender.cancelled() else sender.exception()
 
     async def publish(self, record: OutgoingRecord) -> None:
         """See the port. A failed write is repeated every second, and logged, until it is acknowledged."""

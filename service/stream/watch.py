@@ -69,14 +69,6 @@ class Watch:
             for tp, (position, end) in behind.items():
                 if suspected.get(tp) == position:
                     raise FetchStalledError(f"{tp.topic}/{tp.partition} stays at {position} of {end}")
-                _log.warning(
-                    "fetch_silent",
-                    consumer=self._name,
-                    topic=tp.topic,
-                    partition=tp.partition,
-                    position=position,
-                    end=end,
-                )
             suspected = {tp: position for tp, (position, _) in behind.items()}
 
     async def _behind(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, tuple[int, int]]:

@@ -69,7 +69,8 @@ class StreamCollector(Collector):
         )
         unmoved = GaugeMetricFamily(
             "logwarden_partition_unmoved_seconds",
-            "For how long the committed offset has not moved though there are records after it; 0 when there are none.",
+            "For how long the committed offset has not moved though there are records after it; 0 when there are none. "
+            "Up to its delay on a retry topic.",
             labels=labels,
         )
         held_back = GaugeMetricFamily(

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 
 
 class FakeGroup:
-    """A topic's partitions and a group's offsets, shared by the clients of one test. `is_away` is a broker that does not answer."""
+    """A topic's partitions and a group's offsets, shared by the clients of one test. While `answers` is not set the broker gives none."""
 
     def __init__(self, ends: Mapping[TopicPartition, int]) -> None:
         self.ends = dict(ends)
@@ -20,29 +20,19 @@ class FakeGroup:
         self.answers = asyncio.Event()
         self.answers.set()
 
-    def admin(self, **_: Any) -> "FakeAdmin":
-        return FakeAdmin(self)
-
     def client(self) -> "FakeConsumer":
         return FakeConsumer(self)
 
 
-class FakeAdmin:
-    """AIOKafkaAdminClient, as far as commits need it."""
+class FakeCoordinator:
+    """GroupCoordinator, as far as commits need it."""
 
     def __init__(self, group: FakeGroup) -> None:
         self._group = group
 
-    async def start(self) -> None:
+    async def fetch_committed_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Any]:
         await self._group.answers.wait()
-
-    async def close(self) -> None: ...
-
-    async def list_consumer_group_offsets(
-        self, group: str, *, partitions: Iterable[TopicPartition]
-    ) -> dict[TopicPartition, Any]:
-        await self._group.answers.wait()
-        offsets = {tp: self._group.committed.get(tp, (-1, "")) for tp in partitions}
+        offsets = {tp: self._group.committed[tp] for tp in partitions if tp in self._group.committed}
         return {tp: SimpleNamespace(offset=at, metadata=metadata) for tp, (at, metadata) in offsets.items()}
 
 
@@ -51,6 +41,7 @@ class FakeConsumer:
 
     def __init__(self, group: FakeGroup) -> None:
         self._group = group
+        self._coordinator = FakeCoordinator(group)
 
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         await self._group.answers.wait()

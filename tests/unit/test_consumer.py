@@ -9,9 +9,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, RequestTimedOu
 
 from service.domain.offsets import Delivery, write_finished
 from service.ports import IncomingRecord
-from service.stream import commits
 from service.stream.commits import PROOF_S
-from service.stream.consumer import LEASE_S, SESSION_S, Consumer, ConsumerLimits
+from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.group import LEASE_S, SESSION_S
 from tests.support.kafka_client import FakeGroup
 from tests.support.virtual_time import VirtualClock, virtual_time
 
@@ -27,12 +27,15 @@ class Handler:
     def __init__(self) -> None:
         self.seen: list[IncomingRecord] = []
         self.open: list[Delivery] = []
+        self.draining: asyncio.Event | None = None
 
     def handle(self, record, delivery):
         self.seen.append(record)
         self.open.append(delivery)
 
-    async def drain(self, deadline_s): ...
+    async def drain(self, deadline_s):
+        if self.draining is not None:
+            await self.draining.wait()
 
     def restart(self): ...
 
@@ -52,10 +55,9 @@ class Proofs:
 
 
 class Bench:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, limits: ConsumerLimits = LIMITS) -> None:
+    def __init__(self, *, limits: ConsumerLimits = LIMITS) -> None:
         self.group = FakeGroup({A: 100, B: 100})
         self.client = self.group.client()
-        monkeypatch.setattr(commits, "AIOKafkaAdminClient", self.group.admin)
         self.handler, self.proofs, self.clock = Handler(), Proofs(), VirtualClock()
         self.member = Consumer(
             name="worker",
@@ -69,7 +71,7 @@ class Bench:
         )
 
     def assign(self, *partitions: TopicPartition) -> None:
-        self.member._assign(self.client, set(partitions))
+        self.member.assigned(self.client, set(partitions))
 
     async def read(self, tp: TopicPartition, *offsets: int) -> bool:
         records = [ConsumerRecord(tp.topic, tp.partition, at, 0, 0, b"k", b"v", None, 1, 1, ()) for at in offsets]
@@ -94,17 +96,12 @@ class Bench:
         return [status.lag for status in self.member.partitions()]
 
 
-@pytest.fixture
-def bench(monkeypatch):
-    return Bench(monkeypatch)
-
-
 # -- taking over
 
 
 @virtual_time
-async def test_taking_partitions_over_is_not_waited_for_so_that_heartbeats_go_on(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_taking_partitions_over_is_not_waited_for_so_that_heartbeats_go_on():
+    bench = Bench()
     bench.group.committed = {A: (10, write_finished(10, [11])), B: (7, "")}
     bench.group.answers.clear()
     before = bench.clock.now()
@@ -122,13 +119,13 @@ async def test_taking_partitions_over_is_not_waited_for_so_that_heartbeats_go_on
 
 
 @virtual_time
-async def test_partitions_that_are_taken_away_before_that_is_known_hand_over_nothing(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_partitions_that_are_taken_away_before_that_is_known_hand_over_nothing():
+    bench = Bench()
     bench.group.answers.clear()
     bench.assign(A)
     handing_over = asyncio.create_task(bench.read(A, 0, 1))
     await asyncio.sleep(1)
-    await bench.member._revoke(bench.client)
+    await bench.member.revoked(bench.client)
     bench.assign(B)
     bench.group.answers.set()
     await asyncio.sleep(1)
@@ -139,8 +136,24 @@ async def test_partitions_that_are_taken_away_before_that_is_known_hand_over_not
 
 
 @virtual_time
-async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_once_partitions_are_being_given_up_nothing_more_of_them_is_handed_over():
+    bench = Bench()
+    bench.assign(A)
+    assert await bench.read(A, 0)
+    bench.handler.draining = asyncio.Event()
+    revoking = asyncio.create_task(bench.member.revoked(bench.client))
+    await asyncio.sleep(1)
+    assert not await bench.read(A, 1), (
+        "whoever is next reads it; in our queue it would be called for in its lane after the drain"
+    )
+    assert [record.offset for record in bench.handler.seen] == [0]
+    bench.handler.draining.set()
+    await revoking
+
+
+@virtual_time
+async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while():
+    bench = Bench()
     bench.group.answers.clear()
     bench.assign(A)
     assert await bench.read(A, 0, 1)
@@ -152,8 +165,8 @@ async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while(mo
 
 
 @virtual_time
-async def test_a_commit_that_is_not_answered_ends_and_the_next_one_makes_up_for_it(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_a_commit_that_is_not_answered_ends_and_the_next_one_makes_up_for_it():
+    bench = Bench()
     bench.assign(A)
     async with bench.running():
         await bench.read(A, 0, 1, 2)
@@ -172,7 +185,7 @@ async def test_a_commit_that_is_not_answered_ends_and_the_next_one_makes_up_for_
 async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and_again_though_nothing_moves(
     monkeypatch,
 ):
-    bench = Bench(monkeypatch)
+    bench = Bench()
     bench.group.committed = {B: (7, "f1:1.1")}
     start = bench.clock.now()
     bench.assign(A, B)
@@ -185,8 +198,8 @@ async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and
 
 
 @virtual_time
-async def test_a_proof_counts_from_when_it_was_asked_for(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_a_proof_counts_from_when_it_was_asked_for():
+    bench = Bench()
     bench.assign(A)
     await asyncio.sleep(0.5)
     bench.group.answers.clear()
@@ -199,10 +212,10 @@ async def test_a_proof_counts_from_when_it_was_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize("refusal", [CommitFailedError("gone"), IllegalStateError("not assigned")])
-def test_a_commit_that_the_group_refuses_refutes_it(monkeypatch, refusal):
+def test_a_commit_that_the_group_refuses_refutes_it(refusal):
     @virtual_time
     async def test():
-        bench = Bench(monkeypatch)
+        bench = Bench()
         bench.assign(A)
         bench.group.refuses = refusal
         async with bench.running():
@@ -214,8 +227,8 @@ def test_a_commit_that_the_group_refuses_refutes_it(monkeypatch, refusal):
 
 
 @virtual_time
-async def test_a_commit_that_fails_proves_nothing_either_way(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_a_commit_that_fails_proves_nothing_either_way():
+    bench = Bench()
     bench.assign(A)
     bench.group.refuses = RequestTimedOutError()
     async with bench.running():
@@ -224,12 +237,12 @@ async def test_a_commit_that_fails_proves_nothing_either_way(monkeypatch):
 
 
 @virtual_time
-async def test_partitions_that_are_given_up_are_ours_no_longer(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_partitions_that_are_given_up_are_ours_no_longer():
+    bench = Bench()
     bench.assign(A)
     await asyncio.sleep(1)
     assert bench.proofs.refutations == 0
-    await bench.member._revoke(bench.client)
+    await bench.member.revoked(bench.client)
     assert bench.proofs.refutations == 1
 
 
@@ -237,8 +250,8 @@ async def test_partitions_that_are_given_up_are_ours_no_longer(monkeypatch):
 
 
 @virtual_time
-async def test_lag_is_from_the_committed_offset_to_the_end_also_of_what_is_held_back(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_lag_is_from_the_committed_offset_to_the_end_also_of_what_is_held_back():
+    bench = Bench()
     bench.group.begins[B] = 60
     bench.assign(A, B)
     async with bench.running():
@@ -255,8 +268,8 @@ async def test_lag_is_from_the_committed_offset_to_the_end_also_of_what_is_held_
 
 
 @virtual_time
-async def test_asking_for_the_ends_neither_hangs_nor_ends_with_the_broker_away(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_asking_for_the_ends_neither_hangs_nor_ends_with_the_broker_away():
+    bench = Bench()
     bench.assign(A)
     async with bench.running():
         await asyncio.sleep(1)
@@ -270,8 +283,8 @@ async def test_asking_for_the_ends_neither_hangs_nor_ends_with_the_broker_away(m
 
 
 @virtual_time
-async def test_a_partition_counts_as_unmoved_from_when_there_was_something_to_do(monkeypatch):
-    bench = Bench(monkeypatch)
+async def test_a_partition_counts_as_unmoved_from_when_there_was_something_to_do():
+    bench = Bench()
     bench.group.ends[A] = 0
     bench.assign(A)
     async with bench.running():

@@ -11,7 +11,7 @@ WORKER = ConsumerStatus(
     "worker",
     True,
     [
-        PartitionStatus("work", 0, pending=3, position=10, committed=9, lag=5),
+        PartitionStatus("work", 0, pending=3, position=10, committed=9, lag=5, unmoved_s=42.0, is_held_back=True),
         PartitionStatus("work", 1, pending=0, position=None, committed=None, lag=None),
         PartitionStatus("work", 2, pending=1, position=7, committed=7, lag=2),
     ],
@@ -46,6 +46,8 @@ def test_a_consumer_has_totals_of_its_partitions_and_does_not_guess_a_lag():
     assert (document.name, document.joined, document.pending, document.lag) == ("worker", True, 4, 7)
     assert [p.lag for p in document.partitions] == [5, None, 2]
     assert [p.partition for p in document.partitions] == [0, 1, 2]
+    assert ([p.unmoved_s for p in document.partitions], document.unmoved_s) == ([42, 0, 0], 42)
+    assert [p.held_back for p in document.partitions] == [True, False, False]
 
 
 def test_a_long_error_of_the_registry_is_cut_and_says_so():

@@ -1,0 +1,100 @@
+"""Joining a consumer group as aiokafka 0.14 does it in the classic protocol, and leaving it.
+
+- No heartbeat is sent while on_partitions_assigned runs: what takes time is begun there, and not waited for.
+- What the rebalance listener raises would be swallowed: it is handed to the member.
+- rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
+- stop() does not call the listener, so drain and commit come first; and one that fails leaves connections open.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+
+from service.stream.connection import close_quietly
+
+# A member that no broker has heard of for so long is put out of its group; and after its last proof of membership it may rely on being
+# in it for a little less, so that a call that began before has ended before the next owner's begin.
+SESSION_S: Final = 10.0
+LEASE_S: Final = SESSION_S - 3.0
+# How soon a member hears of a rebalance: with aiokafka's 3 s, lanes that are already given up stand still for so long each time.
+_HEARTBEAT_MS: Final = 500
+
+
+class Member(Protocol):
+    """Who joins. What it raises here ends it by `fail`."""
+
+    async def revoked(self, consumer: AIOKafkaConsumer) -> None:
+        """All partitions go to somebody else, once this returns."""
+
+    def assigned(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> None:
+        """These, and none else, are its own from here on."""
+
+    def fail(self, error: Exception) -> None:
+        """What the other two raised."""
+
+
+async def join(
+    member: Member,
+    *,
+    name: str,
+    group: str,
+    topics: Sequence[str],
+    arguments: Mapping[str, Any],
+    session_s: float,
+    rebalance_s: float,
+    fetch_max_bytes: int,
+    fetch_max_wait_ms: int,
+) -> AIOKafkaConsumer:
+    """A consumer that has joined; waits for the first assignment. Raises KafkaError, and OSError, when the broker is away.
+
+    `rebalance_s` (seconds) is what a member may take to give its partitions up; `fetch_max_bytes` what one answer of a broker may hold, an
+    eighth of that from one partition.
+    """
+    consumer = AIOKafkaConsumer(
+        **arguments,
+        group_id=group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        session_timeout_ms=round(session_s * 1000),
+        heartbeat_interval_ms=_HEARTBEAT_MS,
+        max_partition_fetch_bytes=fetch_max_bytes // 8,
+        fetch_max_bytes=fetch_max_bytes,
+        fetch_max_wait_ms=fetch_max_wait_ms,
+        rebalance_timeout_ms=round(rebalance_s * 1000),
+        max_poll_interval_ms=round(rebalance_s * 2000),
+    )
+    consumer.subscribe(list(topics), listener=_Listener(member, consumer))
+    try:
+        await consumer.start()
+    except BaseException:  # a cancellation too: it has opened connections
+        await close_quietly(f"consumer {name}", partial(leave, consumer))
+        raise
+    return consumer
+
+
+async def leave(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and close every connection. Hangs, or raises anything, when the broker is away: see `close_quietly`."""
+    try:
+        await consumer.stop()
+    finally:
+        await consumer._client.close()  # noqa: SLF001  which a stop() that fails leaves open
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, member: Member, consumer: AIOKafkaConsumer) -> None:
+        self._member = member
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002  eager: it is all of them
+        try:
+            await self._member.revoked(self._consumer)
+        except Exception as e:  # noqa: BLE001  reported, not swallowed
+            self._member.fail(e)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        try:
+            self._member.assigned(self._consumer, assigned)
+        except Exception as e:  # noqa: BLE001  reported, not swallowed
+            self._member.fail(e)
