@@ -200,6 +200,7 @@ class Consumer:
             rebalance_s=limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S,
             fetch_max_bytes=limits.fetch_max_bytes,
             fetch_max_wait_ms=limits.fetch_max_wait_ms,
+            deadline=self._deadline,
         )
 
     async def _poll_forever(self, consumer: AIOKafkaConsumer) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from service.stream.connection import close_quietly
+from service.stream.connection import Deadline, close_quietly
 
 # A member that no broker has heard of for so long is put out of its group; and after its last proof of membership it may rely on being
 # in it for a little less, so that a call that began before has ended before the next owner's begin.
@@ -46,11 +46,12 @@ async def join(
     rebalance_s: float,
     fetch_max_bytes: int,
     fetch_max_wait_ms: int,
+    deadline: Deadline,
 ) -> AIOKafkaConsumer:
     """A consumer that has joined; waits for the first assignment. Raises KafkaError, and OSError, when the broker is away.
 
-    `rebalance_s` (seconds) is what a member may take to give its partitions up; `fetch_max_bytes` what one answer of a broker may hold, an
-    eighth of that from one partition.
+    `rebalance_s` (seconds) is what a member may take to give its partitions up, `deadline` that of the whole stop; `fetch_max_bytes` is
+    what one answer of a broker may hold, an eighth of that from one partition.
     """
     consumer = AIOKafkaConsumer(
         **arguments,
@@ -69,7 +70,7 @@ async def join(
     try:
         await consumer.start()
     except BaseException:  # a cancellation too: it has opened connections
-        await close_quietly(f"consumer {name}", partial(leave, consumer))
+        await close_quietly(f"consumer {name}", partial(leave, consumer), timeout_s=deadline.share_s())
         raise
     return consumer
 

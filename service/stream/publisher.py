@@ -55,7 +55,7 @@ class KafkaPublisher:
             try:
                 await producer.start()
             except BaseException:  # a cancellation too: it has opened connections
-                await close_quietly("producer", producer.stop)
+                await close_quietly("producer", producer.stop, timeout_s=self._deadline.share_s())
                 raise
             return producer
 
