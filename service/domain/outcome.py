@@ -41,120 +41,134 @@ class Recourse(StrEnum):
 
 
 class FailureClass(Enum):
-    """Every way to fail: label, fault, whether tried again in place (seconds), recourse after that, hint for the operator."""
+    """Every way to fail: label, fault, whether tried again in place (seconds), recourse after that, its shortest delay, hint.
+
+    `shortest_delay_s` is how soon, in seconds, a retry topic may bring the command back: nobody mends a policy or a tenant file within
+    half a minute, and a retry before that is a strike for nothing. 0 is whatever the first topic waits.
+    """
 
     label: str
     fault: Fault
     is_retried_in_place: bool
     recourse: Recourse
+    shortest_delay_s: float
     hint: str
 
-    def __init__(self, label: str, fault: Fault, is_retried_in_place: bool, recourse: Recourse, hint: str) -> None:  # noqa: FBT001  a table row
+    def __init__(  # a table row
+        self,
+        label: str,
+        fault: Fault,
+        is_retried_in_place: bool,  # noqa: FBT001
+        recourse: Recourse,
+        shortest_delay_s: float,
+        hint: str,
+    ) -> None:
         self.label = label
         self.fault = fault
         self.is_retried_in_place = is_retried_in_place
         self.recourse = recourse
+        self.shortest_delay_s = shortest_delay_s
         self.hint = hint
 
     # -- AWS is busy or away
     THROTTLED = (
-        "throttled", Fault.AWS, True, Recourse.DEFER_ALWAYS,
+        "throttled", Fault.AWS, True, Recourse.DEFER_ALWAYS, 0,
         "AWS refused the rate. Something else calls AssociateKmsKey in this account and Region: find it, or lower this lane's rate.",
     )  # fmt: skip
     OPERATION_ABORTED = (
-        "operation-aborted", Fault.RACE, True, Recourse.DEFER_ALWAYS,
+        "operation-aborted", Fault.RACE, True, Recourse.DEFER_ALWAYS, 0,
         "Another change to the log group was under way. Nothing to do unless it persists.",
     )  # fmt: skip
     SERVICE_UNAVAILABLE = (
-        "service-unavailable", Fault.AWS, True, Recourse.DEFER_ALWAYS,
+        "service-unavailable", Fault.AWS, True, Recourse.DEFER_ALWAYS, 0,
         "AWS answered with a server error. See the AWS Health Dashboard for the service that the message names in this Region.",
     )  # fmt: skip
     UNREACHABLE = (
-        "unreachable", Fault.PLATFORM, True, Recourse.HOLD,
+        "unreachable", Fault.PLATFORM, True, Recourse.HOLD, 0,
         "The endpoint does not answer. Check egress (NetworkPolicy, VPC endpoint, DNS, proxy, TLS trust) from the pod to logs.REGION.",
     )  # fmt: skip
     # -- our own rights
     CREDENTIALS_MISSING = (
-        "credentials-missing", Fault.PLATFORM, False, Recourse.HOLD,
+        "credentials-missing", Fault.PLATFORM, False, Recourse.HOLD, 0,
         "No AWS credentials were found. Check the Pod Identity association or the IRSA annotation of the service account.",
     )  # fmt: skip
     CREDENTIALS_REJECTED = (
-        "credentials-rejected", Fault.PLATFORM, True, Recourse.HOLD,
+        "credentials-rejected", Fault.PLATFORM, True, Recourse.HOLD, 0,
         "AWS does not accept the credentials or the signature. Check the node's clock, the session's age and an SCP on sessions.",
     )  # fmt: skip
     ROLE_NOT_ASSUMABLE = (
-        "role-not-assumable", Fault.PLATFORM, False, Recourse.HOLD,
+        "role-not-assumable", Fault.PLATFORM, False, Recourse.HOLD, 120,
         ("The role of the member account cannot be assumed. Check that it exists, trusts Logwarden's role and expects the external id. "
         "With EKS Pod Identity both sides need sts:TagSession (k8s/iam)."),
     )  # fmt: skip
     NOT_AUTHORIZED = (
-        "not-authorized", Fault.PLATFORM, False, Recourse.DEFER,
+        "not-authorized", Fault.PLATFORM, False, Recourse.DEFER, 120,
         "Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json.",
     )  # fmt: skip
     # -- the key
     KEY_NOT_USABLE = (
-        "key-not-usable", Fault.TENANT, False, Recourse.DEFER,
+        "key-not-usable", Fault.TENANT, False, Recourse.DEFER, 0,
         ("CloudWatch Logs may not use the key for this log group: its policy, its kind or its Region. The detail says what is wrong; "
         "k8s/iam/key-policy-statement.json is the statement that a key needs."),
     )  # fmt: skip
     KEY_NOT_FOUND = (
-        "key-not-found", Fault.TENANT, False, Recourse.DEFER,
+        "key-not-found", Fault.TENANT, False, Recourse.DEFER, 0,
         "The key is absent or not enabled. The detail says what to do; or give the tenant another one.",
     )  # fmt: skip
     # -- the log group
     LOG_GROUP_NOT_FOUND = (
-        "log-group-not-found", Fault.RACE, False, Recourse.DEFER_ONCE_THEN_VANISHED,
+        "log-group-not-found", Fault.RACE, False, Recourse.DEFER_ONCE_THEN_VANISHED, 0,
         "The log group is not visible yet, or is already deleted. Nothing to do.",
     )  # fmt: skip
     RESERVED_NAME = (
-        "reserved-name", Fault.AWS, False, Recourse.EXCLUDE,
+        "reserved-name", Fault.AWS, False, Recourse.EXCLUDE, 0,
         "AWS keeps names that start with aws/ for itself and refuses to change them. Nothing to do.",
     )  # fmt: skip
     INVALID_REQUEST = (
-        "invalid-request", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
+        "invalid-request", Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0,
         "AWS calls the request malformed. Look at the message; it may be a rule of AWS that this release does not know.",
     )  # fmt: skip
     LIMIT_EXCEEDED = (
-        "limit-exceeded", Fault.PLATFORM, False, Recourse.DEFER,
+        "limit-exceeded", Fault.PLATFORM, False, Recourse.DEFER, 3600,
         "An account limit is used up. Ask AWS to raise the limit that the message names.",
     )  # fmt: skip
     UNRECOGNISED = (
-        "unrecognised", Fault.AWS, False, Recourse.DEFER,
+        "unrecognised", Fault.AWS, False, Recourse.DEFER, 0,
         "AWS answered with an error that this release does not know. The message is AWS's own; please report it.",
     )  # fmt: skip
     # -- whose log group is it
     UNKNOWN_TENANT = (
-        "unknown-tenant", Fault.PLATFORM, False, Recourse.DEFER,
+        "unknown-tenant", Fault.PLATFORM, False, Recourse.DEFER, 120,
         "No rule gives this log group to a tenant. Add a rule or an exclusion; `logwarden check` shows what each rule says.",
     )  # fmt: skip
     AMBIGUOUS_TENANT = (
-        "ambiguous-tenant", Fault.PLATFORM, False, Recourse.DEFER,
+        "ambiguous-tenant", Fault.PLATFORM, False, Recourse.DEFER, 120,
         "Rules of several tenants match this log group. Make them exclusive; until then no key is used.",
     )  # fmt: skip
     ACCOUNT_NOT_LISTED = (
-        "account-not-listed", Fault.PLATFORM, False, Recourse.DEFER,
+        "account-not-listed", Fault.PLATFORM, False, Recourse.DEFER, 120,
         "The account is in no tenant's rules, so no role is assumed in it. List it, or exclude it.",
     )  # fmt: skip
     NO_KEY_IN_REGION = (
-        "no-key-in-region", Fault.TENANT, False, Recourse.DEFER,
+        "no-key-in-region", Fault.TENANT, False, Recourse.DEFER, 120,
         "The tenant has no key in the log group's Region; a key of another Region cannot be used. Create one and add it.",
     )  # fmt: skip
     REGISTRY_UNAVAILABLE = (
-        "registry-unavailable", Fault.PLATFORM, False, Recourse.HOLD,
+        "registry-unavailable", Fault.PLATFORM, False, Recourse.HOLD, 0,
         "The tenant registry does not answer. Nothing is lost; work goes on when it is back.",
     )  # fmt: skip
     # -- who else changes it
     CONTESTED = (
-        "contested", Fault.TENANT, False, Recourse.DEFER_ALWAYS,
+        "contested", Fault.TENANT, False, Recourse.DEFER_ALWAYS, 0,
         "Somebody keeps changing the group's key, as Terraform does where kms_key_id is not set. Name the tenant's key in their code.",
     )  # fmt: skip
     # -- bad input
     MALFORMED_EVENT = (
-        "malformed-event", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
+        "malformed-event", Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0,
         "The record is none of the accepted event shapes. Mend its sender, then replay the dead letter.",
     )  # fmt: skip
     MALFORMED_COMMAND = (
-        "malformed-command", Fault.PLATFORM, False, Recourse.DEAD_LETTER,
+        "malformed-command", Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0,
         "Something else than Logwarden writes to its work topic. Take its right to do so away.",
     )  # fmt: skip
 
@@ -235,8 +249,9 @@ class End(Enum):
 
 def next_step(failure: FailureClass, *, deferrals: int, strikes: int, delays_s: Sequence[float]) -> Defer | End:
     """Decide what happens to a command that failed in this way after `deferrals` trips through the retry topics, `strikes` of them
-    for failures that somebody has to mend.
+    for failures that somebody has to mend. A topic whose delay is too short for the class is not used while there is a longer one.
     """
+    first = next((step for step, s in enumerate(delays_s) if s >= failure.shortest_delay_s), len(delays_s) - 1)
     match failure.recourse:
         case Recourse.HOLD:
             return End.HOLD
@@ -245,11 +260,14 @@ def next_step(failure: FailureClass, *, deferrals: int, strikes: int, delays_s: 
         case Recourse.DEAD_LETTER:
             return End.DEAD_LETTER
         case Recourse.DEFER_ONCE_THEN_VANISHED:
-            return End.VANISHED if deferrals or not delays_s else Defer(0, delays_s[0])
+            return End.VANISHED if deferrals or not delays_s else Defer(first, delays_s[first])
         case Recourse.DEFER_ALWAYS if delays_s:
-            step = min(deferrals, len(delays_s) - 1)
+            step = max(first, min(deferrals, len(delays_s) - 1))
             return Defer(step, delays_s[step])
         case Recourse.DEFER_ALWAYS:
             return End.HOLD
+        case Recourse.DEFER if strikes < len(delays_s):
+            step = max(first, strikes)
+            return Defer(step, delays_s[step])
         case Recourse.DEFER:
-            return Defer(strikes, delays_s[strikes]) if strikes < len(delays_s) else End.DEAD_LETTER
+            return End.DEAD_LETTER

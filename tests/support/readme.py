@@ -29,11 +29,16 @@ def settings() -> str:
 
 
 def failures() -> str:
-    rows = ["| class | whose fault | in place | then | what an operator does |", "|---|---|---|---|---|"]
-    rows += [
-        f"| `{f.label}` | {f.fault.value} | {'retried' if f.is_retried_in_place else ''} | {_RECOURSES[f.recourse]} | {_cell(f.hint)} |"
-        for f in FailureClass
+    rows = [
+        "| class | whose fault | in place | then | not before | what an operator does |",
+        "|---|---|---|---|---|---|",
     ]
+    for f in FailureClass:
+        in_place = "retried" if f.is_retried_in_place else ""
+        delay = f"{f.shortest_delay_s / 60:g} min" if f.shortest_delay_s else ""
+        rows.append(
+            f"| `{f.label}` | {f.fault.value} | {in_place} | {_RECOURSES[f.recourse]} | {delay} | {_cell(f.hint)} |"
+        )
     return "\n".join(rows)
 
 

@@ -12,29 +12,29 @@ GROUP = LogGroup.of("111122223333", "eu-west-1", "/app/a")
 
 # Spelt out on purpose: what becomes of a failure is a promise to operators, and no row changes by accident.
 WHAT_BECOMES_OF_IT = {
-    FailureClass.THROTTLED: (Fault.AWS, True, Recourse.DEFER_ALWAYS),
-    FailureClass.OPERATION_ABORTED: (Fault.RACE, True, Recourse.DEFER_ALWAYS),
-    FailureClass.SERVICE_UNAVAILABLE: (Fault.AWS, True, Recourse.DEFER_ALWAYS),
-    FailureClass.UNREACHABLE: (Fault.PLATFORM, True, Recourse.HOLD),
-    FailureClass.CREDENTIALS_MISSING: (Fault.PLATFORM, False, Recourse.HOLD),
-    FailureClass.CREDENTIALS_REJECTED: (Fault.PLATFORM, True, Recourse.HOLD),
-    FailureClass.ROLE_NOT_ASSUMABLE: (Fault.PLATFORM, False, Recourse.HOLD),
-    FailureClass.NOT_AUTHORIZED: (Fault.PLATFORM, False, Recourse.DEFER),
-    FailureClass.KEY_NOT_USABLE: (Fault.TENANT, False, Recourse.DEFER),
-    FailureClass.KEY_NOT_FOUND: (Fault.TENANT, False, Recourse.DEFER),
-    FailureClass.LOG_GROUP_NOT_FOUND: (Fault.RACE, False, Recourse.DEFER_ONCE_THEN_VANISHED),
-    FailureClass.RESERVED_NAME: (Fault.AWS, False, Recourse.EXCLUDE),
-    FailureClass.INVALID_REQUEST: (Fault.PLATFORM, False, Recourse.DEAD_LETTER),
-    FailureClass.LIMIT_EXCEEDED: (Fault.PLATFORM, False, Recourse.DEFER),
-    FailureClass.UNRECOGNISED: (Fault.AWS, False, Recourse.DEFER),
-    FailureClass.UNKNOWN_TENANT: (Fault.PLATFORM, False, Recourse.DEFER),
-    FailureClass.AMBIGUOUS_TENANT: (Fault.PLATFORM, False, Recourse.DEFER),
-    FailureClass.ACCOUNT_NOT_LISTED: (Fault.PLATFORM, False, Recourse.DEFER),
-    FailureClass.NO_KEY_IN_REGION: (Fault.TENANT, False, Recourse.DEFER),
-    FailureClass.REGISTRY_UNAVAILABLE: (Fault.PLATFORM, False, Recourse.HOLD),
-    FailureClass.CONTESTED: (Fault.TENANT, False, Recourse.DEFER_ALWAYS),
-    FailureClass.MALFORMED_EVENT: (Fault.PLATFORM, False, Recourse.DEAD_LETTER),
-    FailureClass.MALFORMED_COMMAND: (Fault.PLATFORM, False, Recourse.DEAD_LETTER),
+    FailureClass.THROTTLED: (Fault.AWS, True, Recourse.DEFER_ALWAYS, 0),
+    FailureClass.OPERATION_ABORTED: (Fault.RACE, True, Recourse.DEFER_ALWAYS, 0),
+    FailureClass.SERVICE_UNAVAILABLE: (Fault.AWS, True, Recourse.DEFER_ALWAYS, 0),
+    FailureClass.UNREACHABLE: (Fault.PLATFORM, True, Recourse.HOLD, 0),
+    FailureClass.CREDENTIALS_MISSING: (Fault.PLATFORM, False, Recourse.HOLD, 0),
+    FailureClass.CREDENTIALS_REJECTED: (Fault.PLATFORM, True, Recourse.HOLD, 0),
+    FailureClass.ROLE_NOT_ASSUMABLE: (Fault.PLATFORM, False, Recourse.HOLD, 120),
+    FailureClass.NOT_AUTHORIZED: (Fault.PLATFORM, False, Recourse.DEFER, 120),
+    FailureClass.KEY_NOT_USABLE: (Fault.TENANT, False, Recourse.DEFER, 0),
+    FailureClass.KEY_NOT_FOUND: (Fault.TENANT, False, Recourse.DEFER, 0),
+    FailureClass.LOG_GROUP_NOT_FOUND: (Fault.RACE, False, Recourse.DEFER_ONCE_THEN_VANISHED, 0),
+    FailureClass.RESERVED_NAME: (Fault.AWS, False, Recourse.EXCLUDE, 0),
+    FailureClass.INVALID_REQUEST: (Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0),
+    FailureClass.LIMIT_EXCEEDED: (Fault.PLATFORM, False, Recourse.DEFER, 3600),
+    FailureClass.UNRECOGNISED: (Fault.AWS, False, Recourse.DEFER, 0),
+    FailureClass.UNKNOWN_TENANT: (Fault.PLATFORM, False, Recourse.DEFER, 120),
+    FailureClass.AMBIGUOUS_TENANT: (Fault.PLATFORM, False, Recourse.DEFER, 120),
+    FailureClass.ACCOUNT_NOT_LISTED: (Fault.PLATFORM, False, Recourse.DEFER, 120),
+    FailureClass.NO_KEY_IN_REGION: (Fault.TENANT, False, Recourse.DEFER, 120),
+    FailureClass.REGISTRY_UNAVAILABLE: (Fault.PLATFORM, False, Recourse.HOLD, 0),
+    FailureClass.CONTESTED: (Fault.TENANT, False, Recourse.DEFER_ALWAYS, 0),
+    FailureClass.MALFORMED_EVENT: (Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0),
+    FailureClass.MALFORMED_COMMAND: (Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0),
 }
 
 
@@ -43,8 +43,9 @@ def of(recourse: Recourse) -> list[FailureClass]:
 
 
 @pytest.mark.parametrize("failure", FailureClass)
-def test_every_failure_has_its_fault_and_its_recourse(failure: FailureClass):
-    assert (failure.fault, failure.is_retried_in_place, failure.recourse) == WHAT_BECOMES_OF_IT[failure]
+def test_every_failure_has_its_fault_its_recourse_and_its_shortest_delay(failure: FailureClass):
+    row = (failure.fault, failure.is_retried_in_place, failure.recourse, failure.shortest_delay_s)
+    assert row == WHAT_BECOMES_OF_IT[failure]
 
 
 @pytest.mark.parametrize("failure", FailureClass)
@@ -77,11 +78,31 @@ def test_something_happens_after_every_failure(failure: FailureClass, deferrals:
         assert step.delay_s == delays_s[step.step]
 
 
-@pytest.mark.parametrize("failure", of(Recourse.DEFER))
+def prompt(recourse: Recourse) -> list[FailureClass]:
+    """Those of a recourse that may come back as soon as any."""
+    return [failure for failure in of(recourse) if not failure.shortest_delay_s]
+
+
+@pytest.mark.parametrize("failure", prompt(Recourse.DEFER))
 def test_what_somebody_can_mend_takes_every_delay_once_and_then_dies(failure: FailureClass):
     for deferrals in (0, 7):  # those for what passes by itself do not count
         steps = [next_step(failure, deferrals=n + deferrals, strikes=n, delays_s=DELAYS_S) for n in range(5)]
         assert steps == [Defer(0, 30.0), Defer(1, 120.0), Defer(2, 600.0), End.DEAD_LETTER, End.DEAD_LETTER]
+
+
+def test_what_nobody_mends_in_half_a_minute_begins_with_a_longer_delay_and_is_tried_as_often():
+    steps = [next_step(FailureClass.UNKNOWN_TENANT, deferrals=n, strikes=n, delays_s=DELAYS_S) for n in range(4)]
+    assert steps == [Defer(1, 120.0), Defer(1, 120.0), Defer(2, 600.0), End.DEAD_LETTER]
+
+
+def test_where_no_delay_is_as_long_as_a_failure_needs_the_longest_is_taken():
+    steps = [next_step(FailureClass.LIMIT_EXCEEDED, deferrals=n, strikes=n, delays_s=DELAYS_S) for n in range(4)]
+    assert steps == [Defer(2, 600.0), Defer(2, 600.0), Defer(2, 600.0), End.DEAD_LETTER]
+
+
+def test_a_strike_for_something_prompt_does_not_make_another_failure_come_back_sooner():
+    assert next_step(FailureClass.NOT_AUTHORIZED, deferrals=1, strikes=0, delays_s=DELAYS_S) == Defer(1, 120.0)
+    assert next_step(FailureClass.KEY_NOT_USABLE, deferrals=2, strikes=2, delays_s=DELAYS_S) == Defer(2, 600.0)
 
 
 @pytest.mark.parametrize("failure", of(Recourse.DEFER_ALWAYS))

@@ -588,6 +588,7 @@ async def test_a_registry_that_is_away_holds_the_command_and_writes_nothing(is_d
 
 def expected_end(failure: FailureClass, deferrals: int) -> tuple[str | None, State | None]:
     """The topic that the command goes to, besides the outcome, and the state of the outcome; None for none."""
+    first = {0: 0, 120: 1, 3600: 2}[failure.shortest_delay_s]  # of DELAYS_S
     match failure.recourse:
         case Recourse.HOLD:
             return None, None
@@ -596,11 +597,11 @@ def expected_end(failure: FailureClass, deferrals: int) -> tuple[str | None, Sta
         case Recourse.DEAD_LETTER:
             return DEAD_LETTERS, State.FAILED
         case Recourse.DEFER_ALWAYS:
-            return RETRIES[min(deferrals, 2)], State.DEFERRED
+            return RETRIES[max(first, min(deferrals, 2))], State.DEFERRED
         case Recourse.DEFER_ONCE_THEN_VANISHED:
             return (None, State.VANISHED) if deferrals else (RETRIES[0], State.DEFERRED)
         case Recourse.DEFER:
-            return (DEAD_LETTERS, State.FAILED) if deferrals >= 3 else (RETRIES[deferrals], State.DEFERRED)
+            return (DEAD_LETTERS, State.FAILED) if deferrals >= 3 else (RETRIES[max(first, deferrals)], State.DEFERRED)
 
 
 def check_end(bench: Bench, command: EnsureCommand, failure: FailureClass, held: Held | None) -> None:
