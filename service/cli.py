@@ -17,7 +17,7 @@ from rich.console import Console
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.events import EventParser
 from service.domain.log_group import AccountId, InvalidIdentityError, LogGroup, TenantId, account_id, region_name
-from service.domain.tenancy import Decision, Excluded, Owned, TenantRules, Undecided
+from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, TenantRules, Undecided
 from service.ports import OutgoingRecord
 from service.settings import Settings, SettingsError, load_settings
 
@@ -35,6 +35,11 @@ registry_app = typer.Typer(help="The tenant registry, where it is not the tenant
 app.add_typer(registry_app, name="registry")
 
 _MAX_FINDINGS = 20  # rules that a person can read; those that match come first
+_UNLESS_KEPT = {
+    Overwrite.ALWAYS: "",
+    Overwrite.WHEN_NO_KEY: "\nOnly if it has no key yet: the tenant's overwrite policy is when-no-key.",
+    Overwrite.NEVER: "\nBut nothing is done: the tenant's overwrite policy is never.",
+}
 _KAFKA_TIMEOUT_S = 30.0  # a person is waiting; a broker's failover takes a few seconds
 
 _out = Console()
@@ -131,7 +136,7 @@ def ensure(
     answer = _ensure_by_rest(url, token_file, groups, wait)
     _out.print_json(json.dumps(answer))
     states = {g["state"] for g in answer.get("log_groups", [{"state": "failed"}])}
-    sys.exit(0 if states <= {"sealed", "already-sealed", "excluded", "would-seal"} else 1)
+    sys.exit(0 if states <= {"sealed", "already-sealed", "excluded", "would-seal", "kept"} else 1)
 
 
 async def _ensure_by_kafka(settings: Settings, groups: list[LogGroup]) -> None:
@@ -387,9 +392,9 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def _verdict(settings: Settings, group: LogGroup, decision: Decision) -> str:
     match decision:
-        case Owned(tenant, key, rule):
+        case Owned(tenant, key, rule, overwrite):
             action = "would be left as it is (dry run)" if settings.dry_run else "goes"
-            return f"{group.arn}\n{action} under {key}, the key of tenant {tenant}, by {rule}."
+            return f"{group.arn}\n{action} under {key}, the key of tenant {tenant}, by {rule}.{_UNLESS_KEPT[overwrite]}"
         case Excluded(reason):
             return f"{group.arn}\nis left alone: {reason}."
         case Undecided(failure, detail):

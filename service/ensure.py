@@ -15,7 +15,7 @@ from service.domain.key import UnusableKey
 from service.domain.log_group import KeyArn, LogGroup, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
-from service.domain.tenancy import Excluded, Owned, Undecided
+from service.domain.tenancy import Excluded, Overwrite, Owned, Undecided
 from service.ignored import Ignored
 from service.observations import Observations
 from service.ports import Clock, Keys, LogGroups, Observer, TenantDirectory
@@ -132,23 +132,20 @@ class Ensure:
     async def _seal(self, command: EnsureCommand, tags: "_Tags", owned: Owned, turn: Turn) -> Outcome:
         """Bring the group under its tenant's key, unless it is there already."""
         outcome = partial(Outcome, log_group=command.log_group, tenant=owned.tenant)
-        right_key = key_arn_in(owned.key)
-        if right_key is None:  # an alias: what AWS shows of a group is always the key's own ARN
-            finding = await self._keys.inspect(owned.key, command.log_group)
-            if isinstance(finding, UnusableKey):
-                return outcome(state=State.FAILED, failure=finding.failure, detail=finding.detail)
-            right_key = finding.key
-        outcome = partial(outcome, key=right_key)
         key, who = command.shown_key, "the event"
-        if not self._is_told(command, right_key):
-            try:
-                key, who = await self._shown(command.log_group, turn), "AWS"
-            except CallFailedError as e:
-                return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
+        try:
+            right_key = await self._right_key(owned, command.log_group)
+            outcome = partial(outcome, key=right_key)
+            if not self._is_told(command, owned, right_key):
+                key, who = await self._shown(command.log_group, owned, turn), "AWS"
+        except CallFailedError as e:
+            return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
         others = (shown for shown in (key, command.shown_key) if shown and shown != right_key)
         outcome = partial(outcome, old_key=next(others, None))
         if key == right_key:
             return outcome(state=State.ALREADY_SEALED, detail=f"{who} shows the right key")
+        if (why_kept := owned.overwrite.why_kept(key)) is not None:
+            return outcome(state=State.KEPT, old_key=key, detail=f"{why_kept}; {owned.rule} decides")
         heeded = await self._heeded(command, tags, turn)
         if heeded is not tags:
             decision = await self._directory.decide(command.log_group, heeded.tags)
@@ -189,7 +186,7 @@ class Ensure:
         A group that was made this minute is of an event that shows all its tags.
         """
         group = command.log_group
-        if tags.tags is not None or (command.trigger is Trigger.CREATED and self._is_told(command, None)):
+        if tags.tags is not None or self._is_just_made(command):
             return tags
         if not await self._directory.lists_ignored(group.account):
             return tags
@@ -198,22 +195,44 @@ class Ensure:
         )
         return _Tags(await self._tags(group, turn), are_looked_up=False) if is_to_ask else tags
 
-    async def _shown(self, log_group: LogGroup, turn: Turn) -> str | None:
-        """The key that AWS shows, None for none, and where we may not look: whoever may not may still associate."""
+    async def _right_key(self, owned: Owned, log_group: LogGroup) -> KeyArn:
+        """The key's own ARN, which is what AWS shows of a group. Raises CallFailedError for an alias that stands for none."""
+        if (arn := key_arn_in(owned.key)) is not None:
+            return arn
+        finding = await self._keys.inspect(owned.key, log_group)
+        if isinstance(finding, UnusableKey):
+            raise CallFailedError(finding.failure, finding.detail)
+        return finding.key
+
+    async def _shown(self, log_group: LogGroup, owned: Owned, turn: Turn) -> str | None:
+        """The key that AWS shows, None for none.
+
+        None too where we may not look: whoever may not may still associate, unless there may be something not to overwrite.
+        """
         try:
             return await self._persist(partial(self._observations.key_of, log_group, turn), turn)
         except CallFailedError as e:
-            if e.failure is FailureClass.NOT_AUTHORIZED:
+            if e.failure is FailureClass.NOT_AUTHORIZED and owned.overwrite is Overwrite.ALWAYS:
                 return None
             raise
 
-    def _is_told(self, command: EnsureCommand, right_key: KeyArn | None) -> bool:
-        """Whether the trigger itself tells which key the group has: it names the right one, or is of a group made this minute."""
-        age_s = (self._clock.epoch_ms() - command.accepted_at_ms) / 1000
-        if command.shown_key is None or not -_CLOCK_SKEW_S <= age_s < self._policy.observe_after_s:
-            return False
+    def _is_told(self, command: EnsureCommand, owned: Owned, right_key: KeyArn) -> bool:
+        """Whether the trigger itself tells which key the group has: it names the right one, or is of a group made this minute.
+
+        The latter only where nothing depends on it: that a group has no key yet, its sender alone says.
+        """
+        is_first_look = self._is_just_made(command) and owned.overwrite is Overwrite.ALWAYS
+        return is_first_look or (self._is_fresh(command) and command.shown_key == right_key)
+
+    def _is_just_made(self, command: EnsureCommand) -> bool:
+        """Whether the group was made this minute, and the event of it shows all there is to know."""
         is_new = command.trigger is Trigger.CREATED and not self._history.has(command.log_group)
-        return is_new or command.shown_key == right_key
+        return is_new and self._is_fresh(command)
+
+    def _is_fresh(self, command: EnsureCommand) -> bool:
+        """Whether what the trigger shows of the key, if anything, may be believed: it was a moment ago."""
+        age_s = (self._clock.epoch_ms() - command.accepted_at_ms) / 1000
+        return command.shown_key is not None and -_CLOCK_SKEW_S <= age_s < self._policy.observe_after_s
 
     def _is_to_wait(self, command: EnsureCommand, flips: int) -> bool:
         is_first = command.trigger in _CHANGES and not command.deferrals

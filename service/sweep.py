@@ -201,7 +201,7 @@ class Sweeper(Forwarding):
                 walk.counts[State.EXCLUDED] += 1
             case Undecided(failure, _, owner):
                 walk.counts[failure.label if tenant in {None, owner} else OTHER_TENANT] += 1
-            case Owned(owner, _, _) if tenant not in {None, owner}:
+            case Owned(owner) if tenant not in {None, owner}:
                 walk.counts[OTHER_TENANT] += 1
             case Owned() if finding.key is not None and finding.key == finding.right_key:
                 walk.counts[State.ALREADY_SEALED] += 1

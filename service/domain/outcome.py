@@ -16,6 +16,7 @@ class State(StrEnum):
     EXCLUDED = "excluded"
     VANISHED = "vanished"
     WOULD_SEAL = "would-seal"
+    KEPT = "kept"  # as it was, since the tenant's overwrite policy does not allow the call
     DEFERRED = "deferred"
     FAILED = "failed"
 
@@ -186,8 +187,8 @@ class CallFailedError(Exception):
 class Outcome:
     """What became of one command: `attempts` counts AssociateKmsKey calls, `detail` is for people, `retry_in_s` is in seconds.
 
-    `old_key` is another key that the group was under: data written before stay under it, so it has to stay enabled for as long as
-    they are retained. `flips` is how often the group was brought back to its key within the last hour, before this.
+    `key` is the one that the group should have. `old_key` is another one that it was under, and still is where nothing was called: data
+    written under it stay so, and it has to stay enabled for as long as they are retained. `flips` is how often the group was brought back to its key within the last hour, before this.
     """
 
     log_group: LogGroup

@@ -35,13 +35,34 @@ class IgnoreTag(StrEnum):
     ALWAYS = "always"  # costs a look-up for each group
 
 
+class Overwrite(StrEnum):
+    """Which of a tenant's groups may be brought under its key."""
+
+    ALWAYS = "always"
+    WHEN_NO_KEY = (
+        "when-no-key"  # those without a key: one that has another key is left as it is, an old one of the tenant's too
+    )
+    NEVER = "never"  # none: what is wrong is only told
+
+    def why_kept(self, key: str | None) -> str | None:
+        """Why a group is left as it is, given the key that it has, which is not the tenant's; None where it is not."""
+        match self:
+            case Overwrite.WHEN_NO_KEY if key is not None:
+                return f"the tenant's overwrite policy is {self}, and the group is under {key}"
+            case Overwrite.NEVER:
+                return f"the tenant's overwrite policy is {self}, and the group is under {key or 'no key'}"
+            case _:
+                return None
+
+
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """The group is this tenant's, and goes under this key. `rule` says which rule decided, for people."""
+    """The group is this tenant's, and goes under this key, as far as `overwrite` allows. `rule` says which rule decided, for people."""
 
     tenant: TenantId
     key: KeyRef
     rule: str
+    overwrite: Overwrite = Overwrite.ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +94,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """One tenant: a key for each Region it uses, the rules for what it owns, and what of that to leave alone.
+    """One tenant: a key for each Region it uses, the rules for what it owns, what of that to leave alone, and what to overwrite.
 
     Raises ValueError for a rule without accounts, since a role is assumed only in accounts that are listed, and for a key that is
     not in its Region.
@@ -83,6 +104,7 @@ class Tenant:
     keys: Mapping[Region, KeyRef]
     rules: Sequence[Conditions]
     exclusions: Sequence[Exclusion] = ()
+    overwrite: Overwrite = Overwrite.ALWAYS
 
     def __post_init__(self) -> None:
         if not all(rule.accounts for rule in self.rules):
@@ -309,7 +331,7 @@ def _for_tenant(tenant: Tenant, rule: str, log_group: LogGroup, tags: Mapping[st
     if key is None:
         detail = f"{rule} decides; the keys of {tenant.id} are in {listed(tenant.keys) or 'no Region'}"
         return Undecided(FailureClass.NO_KEY_IN_REGION, detail, tenant.id)
-    return Owned(tenant.id, key, rule)
+    return Owned(tenant.id, key, rule, tenant.overwrite)
 
 
 def _nobodys(claims: AccountClaims, log_group: LogGroup, tags: Mapping[str, str] | None) -> str:

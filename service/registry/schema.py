@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from service.domain.conditions import Conditions, Globs
 from service.domain.log_group import AccountId, KeyRef, Region, TenantId, account_id, key_ref, region_name
 from service.domain.name_pattern import NamePattern
-from service.domain.tenancy import IGNORE_TAG, Exclusion, IgnoreTag, Match, Tenant, TenantRules
+from service.domain.tenancy import IGNORE_TAG, Exclusion, IgnoreTag, Match, Overwrite, Tenant, TenantRules
 from service.registry.located_yaml import Location
 
 _MAX_OVERLAPS: Final = 20  # told at once: one mistake can make thousands
@@ -161,6 +161,14 @@ class TenantEntry(_Entry):
         description="What it owns: any of its rules may match. Each needs `accounts` or `organizational_units`.",
     )
     exclude: list[ExclusionEntry] = Field([], description="Which of its log groups to leave alone.")
+    overwrite: Literal["always", "when-no-key", "never"] = Field(
+        "always",
+        description=(
+            "Which of its log groups may be brought under its key: `always`, the default, all of them; with `when-no-key` those without "
+            "a key, so that one with any other key, an old one of the tenant's too, is left as it is; with `never` none. What is left as "
+            "it is has the outcome `kept`, with the key that it has and the one that it should have."
+        ),
+    )
 
     def tenant(self, units: Units = _NO_UNITS) -> Tenant:
         """What it means, given the accounts of each organizational unit. Raises ValueError for a unit that there is not."""
@@ -169,6 +177,7 @@ class TenantEntry(_Entry):
             keys=self.keys,
             rules=tuple(rule.conditions(units) for rule in self.rules),
             exclusions=tuple(entry.exclusion(units) for entry in self.exclude),
+            overwrite=Overwrite(self.overwrite),
         )
 
 

@@ -75,7 +75,9 @@ tenants:
     exclude:
       - names: ["*-tmp"]
         reason: short lived
+    overwrite: when-no-key
   - id: platform
+    overwrite: never
     keys: {eu-west-1: "arn:aws:kms:eu-west-1:888899990000:key/44444444-1111-2222-3333-444455556666"}
     rules: [{accounts: ["888899990000"]}]
 """

@@ -17,12 +17,13 @@ tenants:
   - id: acme
     keys: {eu-west-1: "arn:aws:kms:eu-west-1:111122223333:key/0a1b2c3d-1111-2222-3333-444455556666"}
     rules: [{accounts: ["111122223333"], names: ["/app-[ab]/*"]}]
+    overwrite: OVERWRITE
 """
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    (tmp_path / "tenants.yaml").write_text(TENANTS)
+    (tmp_path / "tenants.yaml").write_text(TENANTS.replace("OVERWRITE", "always"))
     monkeypatch.setenv("LOGWARDEN_TENANTS_FILE", str(tmp_path / "tenants.yaml"))
     runner = CliRunner()
 
@@ -48,6 +49,19 @@ def test_check_says_under_which_key_and_by_which_rule(run):
     assert status == 0
     assert "key/0a1b2c3d-1111-2222-3333-444455556666" in text
     assert "rule 1 of acme" in text
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "says"),
+    [
+        ("when-no-key", "Only if it has no key yet: the tenant's overwrite policy is when-no-key."),
+        ("never", "But nothing is done: the tenant's overwrite policy is never."),
+    ],
+)
+def test_check_says_what_the_tenant_does_not_let_be_overwritten(run, tmp_path, overwrite, says):
+    (tmp_path / "tenants.yaml").write_text(TENANTS.replace("OVERWRITE", overwrite))
+    status, text, _ = run(*check("/app-a/x"))
+    assert (status, says in text) == (0, True)
 
 
 def test_check_shows_patterns_and_reasons_as_they_are_written(run):

@@ -1,6 +1,7 @@
 """The sweep of a lane, with the real dispatcher, worker and ensure, in virtual time."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -14,11 +15,12 @@ from service.domain.log_group import KeyAlias, KeyArn, Lane, LogGroup, TenantId
 from service.domain.outcome import FailureClass, State
 from service.domain.schedule import Schedule
 from service.domain.sweep import LaneReport, SweepCommand, new_sweep_id, sweep_record_from_bytes
-from service.domain.tenancy import Decision, Excluded, Owned, Undecided
+from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, Undecided
 from service.ensure import Ensure, Policy
 from service.intake import Intake
 from service.ports import IncomingRecord, LogGroupPage
 from service.sweep import Sweeper
+from service.sweep_command import is_right
 from service.verification import Verification
 from service.worker import Topics, Worker
 from tests.support.fakes import (
@@ -434,6 +436,30 @@ async def test_an_alias_means_the_key_that_it_stands_for():
         bench.handle(sweep())
         await bench.until_finished()
         assert bench.report.counts == {"already-sealed": 95, "sealed": 5}
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "counts"),
+    [
+        (Overwrite.WHEN_NO_KEY, {"already-sealed": 8, "kept": 1, "sealed": 1}),
+        (Overwrite.NEVER, {"already-sealed": 8, "kept": 2}),
+    ],
+)
+@virtual_time
+async def test_what_a_tenant_does_not_let_be_overwritten_is_told_of_and_settled(overwrite, counts):
+    async with Bench(groups=10).running() as bench:
+        bench.log_groups.keys |= {group(name(0)): OTHER_KEY, group(name(1)): None}
+        for each in bench.log_groups.keys:
+            bench.directory.decisions[each] = Owned(TENANT, key_of(), "rule", overwrite)
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert bench.report.counts == counts
+        assert {call.log_group for call in bench.log_groups.calls} <= {group(name(1))}
+        kept = [json.loads(value) for value in bench.publisher.values("outcomes")]
+        assert {each["log_group"]: each.get("old_key") for each in kept if each["state"] == "kept"}[
+            name(0)
+        ] == OTHER_KEY
+        assert is_right({"state": "done", "lanes": {"failed": 0}, "counts": counts})
 
 
 @virtual_time

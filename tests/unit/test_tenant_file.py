@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from service.domain.log_group import KeyArn, LogGroup, TenantId
 from service.domain.outcome import FailureClass
-from service.domain.tenancy import Decision, Excluded, Owned, TenantRules, Undecided
+from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, TenantRules, Undecided
 from service.registry import schema
 from service.registry.file import FileDirectory, TenantFileError, load_tenant_file
 from service.registry.schema import tenant_file_reference
@@ -96,11 +96,33 @@ def test_the_example_decides_as_its_comments_say() -> None:
     }
     assert decide(rules, "/apps/acme/x", "333344445555") == Owned(TenantId("acme"), KEY, "shared rule 1")
     assert isinstance(decide(rules, "/apps/green/x", "666677778888"), Undecided)
+    platforms = decide(rules, "/platform/x", shared)
+    assert isinstance(platforms, Owned)
+    assert platforms.overwrite is Overwrite.WHEN_NO_KEY
     assert isinstance(decide(rules, "/ecs/prod/blue", shared, {"managed-by": "terraform"}), Owned)
     assert isinstance(decide(rules, "/platform/x", "444455556666"), Owned)
     assert decide(rules, "/x", acme, {"logwarden:ignore": "true"}) == Excluded("it has the tag logwarden:ignore")
     prod = LogGroup.of("444455556666", "us-east-1", "/apps/acme/x")
     assert rules.decide(prod, None) == Excluded("exclusion 3: Nothing of ours runs there.")
+
+
+@pytest.mark.parametrize("overwrite", Overwrite)
+def test_a_tenant_says_what_may_be_overwritten_however_its_group_is_found(path: Path, overwrite: Overwrite) -> None:
+    text = (
+        with_tenant(f"    overwrite: {overwrite}")
+        + 'default_tenant: acme\nshared_rules: [{accounts: ["222233334444"], name_regex: "^/(?P<tenant>[a-z]+)/"}]\n'
+    )
+    rules = load(path, text)
+    for account, name in (("111122223333", "/x"), ("222233334444", "/acme/x"), ("222233334444", "other")):
+        decision = decide(rules, name, account)
+        assert isinstance(decision, Owned)
+        assert decision.overwrite is overwrite
+
+
+def test_an_unknown_overwrite_policy_is_refused_with_its_line(path: Path) -> None:
+    assert problems_of(path, with_tenant("    overwrite: sometimes")) == [
+        "6: tenants[0].overwrite: has to be 'always', 'when-no-key' or 'never'"
+    ]
 
 
 def test_a_default_tenant_takes_what_no_rule_matches(path: Path) -> None:
@@ -194,7 +216,7 @@ def test_the_ignore_tag_can_be_switched_off(path: Path, written: str, is_ignored
         ("version: 1\ntenants: {}", "2: tenants: has to be a list"),
         (ACME + "  - 5\n", "8: tenants[1]: has to be a mapping"),
         (ACME.replace("    keys:", "    key:"), "3: tenants[0].keys: is missing"),
-        (ACME.replace("    keys:", "    key:"), "4: tenants[0].key: is no field here; there are id, keys, rules, exclude"),
+        (ACME.replace("    keys:", "    key:"), "4: tenants[0].key: is no field here; there are id, keys, rules, exclude, overwrite"),
         (ACME.replace("acme", "42"), '3: tenants[0].id: has to be in quotes ("42"): YAML reads 42 as the number 42'),
         (ACME.replace("acme", "yes"), '3: tenants[0].id: has to be in quotes ("yes"): YAML reads yes as true'),
         (ACME.replace("acme", "2026-01-01"), '3: tenants[0].id: has to be in quotes ("2026-01-01"): YAML reads 2026-01-01 as a date'),

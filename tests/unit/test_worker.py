@@ -16,7 +16,7 @@ from service.domain.log_group import KeyAlias, KeyArn, TenantId
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.request import RequestOutcome, new_request_id, record_from_bytes
-from service.domain.tenancy import Decision, Excluded, Owned, Undecided
+from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, Undecided
 from service.ensure import Ensure, Policy
 from service.ports import GivenUpError, OutgoingRecord
 from service.worker import DUE_HEADER, Topics, Worker
@@ -558,6 +558,83 @@ async def test_a_contest_is_forgotten_after_an_hour_of_quiet():
     assert bench.outcome["state"] == "sealed"
 
 
+# -- what the tenant lets be overwritten
+
+SOMEBODYS = KeyArn(f"{key_of()}-of-somebody-else")
+
+
+@pytest.mark.parametrize("trigger", Trigger)
+@pytest.mark.parametrize("shown_key", [None, "", SOMEBODYS])
+@pytest.mark.parametrize("overwrite", [Overwrite.WHEN_NO_KEY, Overwrite.NEVER])
+@virtual_time
+async def test_a_group_under_another_key_is_kept_whatever_the_trigger_claims(overwrite, shown_key, trigger):
+    bench = Bench()
+    bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule 1 of tenant-a", overwrite)
+    bench.log_groups.keys[group()] = SOMEBODYS
+    assert await bench.work(ensure(trigger=trigger, at_ms=NOW_MS, shown_key=shown_key)) is None
+    assert bench.log_groups.calls == []
+    assert (bench.outcome["state"], bench.outcome["tenant"]) == ("kept", TENANT)
+    assert (bench.outcome["key"], bench.outcome["old_key"]) == (key_of(), SOMEBODYS)
+    assert bench.outcome["detail"] == (
+        f"the tenant's overwrite policy is {overwrite}, and the group is under {SOMEBODYS}; rule 1 of tenant-a decides"
+    )
+
+
+@pytest.mark.parametrize("shown_key", [None, "", SOMEBODYS])
+@virtual_time
+async def test_a_group_without_a_key_is_kept_only_where_nothing_may_be_overwritten(shown_key):
+    for overwrite, state in ((Overwrite.NEVER, "kept"), (Overwrite.WHEN_NO_KEY, "sealed")):
+        bench = Bench()
+        bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule", overwrite)
+        assert await bench.work(ensure(at_ms=NOW_MS, shown_key=shown_key)) is None
+        assert bench.outcome["state"] == state
+        assert bench.turn.calls[Quota.DESCRIBE] == 1  # also of a group that is said to be new
+        assert bench.log_groups.calls == [] if state == "kept" else bench.log_groups.calls
+
+
+@pytest.mark.parametrize("overwrite", Overwrite)
+@virtual_time
+async def test_a_group_under_the_right_key_is_right_whatever_may_be_overwritten(overwrite):
+    bench = Bench()
+    bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule", overwrite)
+    bench.log_groups.keys[group()] = key_of()
+    assert await bench.work(ensure()) is None
+    assert bench.outcome["state"] == "already-sealed"
+
+
+@virtual_time
+async def test_where_nobody_may_look_nothing_is_overwritten_that_may_not_be():
+    bench = Bench()
+    bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule", Overwrite.WHEN_NO_KEY)
+    bench.log_groups.describe_failures.append(FailureClass.NOT_AUTHORIZED)
+    assert await bench.work(ensure(**FRESH)) is None
+    assert bench.log_groups.calls == []
+    assert (bench.outcome["state"], bench.outcome["failure"]["class"]) == ("deferred", "not-authorized")
+
+
+@virtual_time
+async def test_a_policy_that_changes_while_a_command_waits_is_the_one_that_counts():
+    bench = Bench()
+    bench.log_groups.keys[group()] = SOMEBODYS
+
+    def forbid():
+        bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule", Overwrite.WHEN_NO_KEY)
+
+    bench.turn.meanwhile = forbid
+    assert await bench.work(ensure()) is None
+    assert bench.log_groups.calls == []
+    assert bench.outcome["state"] == "kept"
+
+
+@virtual_time
+async def test_a_dry_run_would_seal_only_what_may_be_overwritten():
+    bench = Bench(is_dry_run=True)
+    bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule", Overwrite.WHEN_NO_KEY)
+    bench.log_groups.keys[group()] = SOMEBODYS
+    assert await bench.work(ensure()) is None
+    assert bench.outcome["state"] == "kept"
+
+
 # -- dry runs
 
 
@@ -588,7 +665,7 @@ async def test_a_registry_that_is_away_holds_the_command_and_writes_nothing(is_d
 
 def expected_end(failure: FailureClass, deferrals: int) -> tuple[str | None, State | None]:
     """The topic that the command goes to, besides the outcome, and the state of the outcome; None for none."""
-    first = {0: 0, 120: 1, 3600: 2}[failure.shortest_delay_s]  # of DELAYS_S
+    first = min(2, sum(delay_s < failure.shortest_delay_s for delay_s in DELAYS_S))
     match failure.recourse:
         case Recourse.HOLD:
             return None, None
