@@ -472,6 +472,7 @@ class App:
             role_name=settings.aws_role_name,
             external_id=settings.aws_external_id,
             role_session_name=settings.aws_role_session_name,
+            role_session_tags=settings.aws_role_session_tags,
             sts_region=settings.aws_sts_region,
             endpoint_url=settings.aws_endpoint_url,
             connect_timeout_s=settings.aws_connect_timeout_s,

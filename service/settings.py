@@ -6,11 +6,21 @@ that `LOGWARDEN_SECRETS_DIR` names. Units are in the names.
 
 import os
 import re
+import unicodedata
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -21,6 +31,7 @@ SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 _NOT_SETTINGS = frozenset(
     {SECRETS_DIR, f"{PREFIX}TOKEN", f"{PREFIX}KAFKA_HOME"}
 )  # of `logwarden ensure` and the sandbox
+_MAX_SESSION_TAGS = 50
 _ENDPOINT_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#{}]*)?\Z")
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 
@@ -80,6 +91,22 @@ def _endpoint_urls(urls: dict[str, str]) -> dict[str, str]:
             region_name(region)
         _endpoint_url(url)
     return urls
+
+
+def _session_tags(tags: dict[str, str]) -> dict[str, str]:
+    """The limits of AssumeRole: what STS would refuse is refused at the start, and not account by account."""
+    if len(tags) > _MAX_SESSION_TAGS:
+        raise ValueError(f"{len(tags)} tags: STS takes {_MAX_SESSION_TAGS}")
+    if len({key.lower() for key in tags}) < len(tags):
+        raise ValueError("two keys differ in nothing but case, which does not count to STS")
+    for key, value in tags.items():
+        if not 1 <= len(key) <= 128 or len(value) > 256:
+            raise ValueError(f"{key[:80]!r}: a key has 1 to 128 characters, a value 256 at most")
+        if key.lower().startswith("aws:"):
+            raise ValueError(f"{key!r}: keys that start with aws: are AWS's own")
+        if odd := [c for c in key + value if unicodedata.category(c)[0] not in "LNZ" and c not in "_.:/=+-@"]:
+            raise ValueError(f"{key!r}: {odd[0]!r} is no letter, digit or space, nor one of _ . : / = + - @")
+    return tags
 
 
 class Settings(BaseSettings):
@@ -359,7 +386,14 @@ class Settings(BaseSettings):
         "logwarden", description="Name (with path) of the role to assume in every other account."
     )
     aws_external_id: str | None = Field(None, description="External id that those roles ask for.")
-    aws_role_session_name: str = Field("logwarden", description="Session name, as CloudTrail will show it.")
+    aws_role_session_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@-]{2,64}$")] = Field(
+        "logwarden", description="Session name, as CloudTrail will show it."
+    )
+    aws_role_session_tags: Annotated[dict[str, str], AfterValidator(_session_tags)] = Field(
+        {},
+        description='Tags of those sessions, as JSON: `{"team": "platform"}`, for policies that ask for `aws:PrincipalTag/team`. Both '
+        "sides have to allow `sts:TagSession`.",
+    )
     aws_sts_region: str = Field(
         "us-east-1", description="Region whose STS endpoint is asked; choose the one you run in."
     )

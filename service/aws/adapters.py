@@ -37,6 +37,7 @@ async def open_aws(
     endpoint_urls: Mapping[str, str] | None = None,
     use_fips: bool = False,
     use_dualstack: bool = False,
+    role_session_tags: Mapping[str, str] | None = None,
     key_fresh_s: float = 300.0,
     key_recheck_s: float = 15.0,
 ) -> AsyncIterator[Aws]:
@@ -64,6 +65,7 @@ async def open_aws(
             own_account=own_account,
             role_name=role_name,
             role_session_name=role_session_name,
+            role_session_tags=role_session_tags,
             external_id=external_id,
             sts_region=sts_region,
         )

@@ -179,6 +179,7 @@ class AccountCredentials:
         role_session_name: str,
         external_id: str | None,
         sts_region: str,
+        role_session_tags: Mapping[str, str] | None = None,
         max_accounts: int = _MAX_ACCOUNTS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -189,6 +190,7 @@ class AccountCredentials:
         self._own_account = own_account
         self._role = role_name.lstrip("/")
         self._role_session_name = role_session_name
+        self._role_session_tags = [{"Key": key, "Value": value} for key, value in (role_session_tags or {}).items()]
         self._external_id = external_id
         self._sts_region = sts_region
         self._max_accounts = max_accounts
@@ -248,14 +250,16 @@ class AccountCredentials:
 
     async def _assume(self, account: AccountId) -> ReadOnlyCredentials:
         role = f"arn:{partition_of(self._sts_region)}:iam::{account}:role/{self._role}"
-        external_id = {} if self._external_id is None else {"ExternalId": self._external_id}
+        optional: dict[str, Any] = {} if self._external_id is None else {"ExternalId": self._external_id}
+        if self._role_session_tags:  # not transitive: nobody assumes a role from there
+            optional["Tags"] = self._role_session_tags
         try:
             answer = await self._ask_sts(
                 "assume_role",
                 RoleArn=role,
                 RoleSessionName=self._role_session_name,
                 DurationSeconds=_SESSION_S,
-                **external_id,
+                **optional,
             )
         except CallFailedError as e:
             # Whatever else STS has against the request is about the role or our settings, never about a record.

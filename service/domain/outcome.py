@@ -100,7 +100,7 @@ class FailureClass(Enum):
     ROLE_NOT_ASSUMABLE = (
         "role-not-assumable", Fault.PLATFORM, False, Recourse.HOLD, 120,
         ("The role of the member account cannot be assumed. Check that it exists, trusts Logwarden's role and expects the external id. "
-        "With EKS Pod Identity both sides need sts:TagSession (k8s/iam)."),
+        "With EKS Pod Identity or session tags both sides need sts:TagSession (k8s/iam)."),
     )  # fmt: skip
     NOT_AUTHORIZED = (
         "not-authorized", Fault.PLATFORM, False, Recourse.DEFER, 120,

@@ -37,25 +37,27 @@ RIGHTS = [action for statement in statements(document("member-role")) for action
 
 
 @asynccontextmanager
-async def installed(aws, monkeypatch, *, region=GROUP.region, member_role=None):
+async def installed(
+    aws, monkeypatch, *, region=GROUP.region, service_role=None, trust=None, member_role=None, session_tags=None
+):
     """Logwarden's side of AWS, run as its own role, with the policies installed in its and a tenant's account."""
     partition = partition_of(region)
-    service_role = await aws.create_role(
+    pods_role = await aws.create_role(
         LOGWARDENS_ACCOUNT,
         "logwarden-service",
         partition=partition,
-        policy=document("service-role", region=region),
+        policy=service_role or document("service-role", region=region),
     )
     await aws.create_role(
         TENANTS_ACCOUNT,
         "logwarden",
         partition=partition,
-        trust=document("member-role-trust", region=region),
+        trust=trust or document("member-role-trust", region=region),
         policy=member_role or document("member-role", region=region),
     )
     set_own_environment(monkeypatch)
     async with AioSession().create_client("sts", region_name=region, endpoint_url=aws.endpoint) as sts:
-        session = (await sts.assume_role(RoleArn=service_role, RoleSessionName="pod"))["Credentials"]
+        session = (await sts.assume_role(RoleArn=pods_role, RoleSessionName="pod"))["Credentials"]
     set_own_environment(
         monkeypatch,
         AWS_ACCESS_KEY_ID=session["AccessKeyId"],
@@ -78,6 +80,7 @@ async def installed(aws, monkeypatch, *, region=GROUP.region, member_role=None):
             own_account=None,  # so that STS is asked, too
             role_name="logwarden",
             role_session_name="logwarden",
+            role_session_tags=session_tags,
             external_id=EXTERNAL_ID,
             sts_region=region,
         )
@@ -125,6 +128,39 @@ async def test_with_any_right_of_the_member_role_less_an_ensure_fails(aws, monke
     assert f"no identity-based policy allows the {right.rstrip('*')}" in str(raised.value)
     if isinstance(raised.value, CallFailedError):
         assert raised.value.failure is FailureClass.NOT_AUTHORIZED
+
+
+TAGS = {"team": "platform", "cost-centre": "12 34"}
+
+
+async def test_the_policies_as_they_are_allow_session_tags(aws, monkeypatch):
+    await aws.create_log_group(GROUP.account, GROUP.region, GROUP.name)
+    key = await tenants_key(aws, GROUP)
+    tagged = {"StringEquals": {f"aws:PrincipalTag/{name}": value for name, value in TAGS.items()}}
+    member_role = document("member-role")
+    member_role["Statement"] = [
+        statement | {"Condition": statement.get("Condition", {}) | tagged} for statement in statements(member_role)
+    ]
+    async with installed(aws, monkeypatch, member_role=member_role, session_tags=TAGS) as (keys, log_groups):
+        await ensure(keys, log_groups, GROUP, key)
+
+
+async def test_a_policy_that_asks_for_a_tag_refuses_a_session_without_it(aws, monkeypatch):
+    member_role = document("member-role")
+    member_role["Statement"][0]["Condition"] = {"StringEquals": {"aws:PrincipalTag/team": "platform"}}
+    async with installed(aws, monkeypatch, member_role=member_role, session_tags={"team": "other"}) as (_, log_groups):
+        with pytest.raises(CallFailedError, match="logs:DescribeLogGroups"):
+            await log_groups.describe(GROUP.lane, [GROUP.name])
+
+
+@pytest.mark.parametrize("side", ["service_role", "trust"])
+async def test_session_tags_take_a_right_on_both_sides(aws, monkeypatch, side):
+    name = {"service_role": "service-role", "trust": "member-role-trust"}[side]
+    poorer = {side: without(document(name), "sts:TagSession")}
+    async with installed(aws, monkeypatch, session_tags=TAGS, **poorer) as (_, log_groups):
+        with pytest.raises(CallFailedError, match="not authorized to perform: sts:TagSession") as raised:
+            await log_groups.describe(GROUP.lane, [GROUP.name])
+    assert raised.value.failure is FailureClass.ROLE_NOT_ASSUMABLE
 
 
 async def test_the_member_role_cannot_decrypt_by_itself(aws, monkeypatch):

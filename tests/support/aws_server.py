@@ -114,7 +114,7 @@ class ScriptedAws:
 
 def _read(headers: Any, body: bytes) -> Request:
     target = headers.get("X-Amz-Target")
-    params = json.loads(body) if target else dict(parse_qsl(body.decode()))
+    params = json.loads(body) if target else dict(parse_qsl(body.decode(), keep_blank_values=True))
     scope = _CREDENTIAL.search(headers.get("Authorization", ""))
     return Request(
         operation=target.rpartition(".")[2] if target else params["Action"],

@@ -112,6 +112,17 @@ async def test_another_accounts_credentials_come_from_its_role(aws, build):
     ]
 
 
+async def test_the_sessions_tags_are_sent_and_none_of_them_goes_further(aws, build):
+    await frozen(build(role_session_tags={"team": "platform & co", "cost": ""}))
+    sent = {name: value for name, value in aws.requests[0].params.items() if "Tag" in name}
+    assert sent == {
+        "Tags.member.1.Key": "team",
+        "Tags.member.1.Value": "platform & co",
+        "Tags.member.2.Key": "cost",
+        "Tags.member.2.Value": "",
+    }
+
+
 async def test_no_external_id_is_sent_where_none_is_set(aws, build):
     await frozen(build())
     assert "ExternalId" not in aws.requests[0].params

@@ -32,7 +32,9 @@ FREE = {"sts:GetCallerIdentity"}  # nobody needs a right to it
 # What AWS asks of a caller besides the right to the operation itself.
 ALSO_NEEDED = {
     "logs:AssociateKmsKey": set(LOGS_ACTIONS),  # CloudWatch Logs does these in the caller's name
-    "sts:AssumeRole": {"sts:TagSession"},  # the tags of a Pod Identity session go along
+    "sts:AssumeRole": {
+        "sts:TagSession"
+    },  # of LOGWARDEN_AWS_ROLE_SESSION_TAGS; those of a Pod Identity session go along
 }
 REGIONS = ["eu-west-1", "us-gov-west-1", "cn-north-1", "us-iso-east-1", "us-isob-east-1", "eusc-de-east-1"]
 

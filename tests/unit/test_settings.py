@@ -1,5 +1,6 @@
 """Settings: read from environment and secrets folder, refused with the variable's name."""
 
+import json
 import os
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_password_comes_from_a_file_and_is_not_shown(monkeypatch, tmp_path):
         ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"s3": "https://s3.example"}', "logs, kms or sts"),
         ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"logs:EU": "https://logs.example"}', "Region"),
         ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"logs:eu-west-1": "logs.example"}', "HOST"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_NAME", "log warden", "pattern"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", '{"team": 1}', "string"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", '{"": "x"}', "1 to 128"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", json.dumps({"team": "x" * 257}), "256"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", '{"aws:team": "x"}', "AWS's own"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", '{"team": "a", "Team": "b"}', "case"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", '{"team": "a;b"}', "';' is no letter"),
+        ("LOGWARDEN_AWS_ROLE_SESSION_TAGS", json.dumps({f"tag{n}": "" for n in range(51)}), "STS takes 50"),
         ("LOGWARDEN_SECRETS_DIR", "/no/such/folder", "SECRETS_DIR"),
     ],
 )
@@ -73,6 +82,11 @@ def test_a_wrong_setting_is_refused_with_its_name_and_a_reason(monkeypatch, name
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=says):
         load_settings()
+
+
+def test_session_tags_of_any_language_are_taken(monkeypatch):
+    monkeypatch.setenv("LOGWARDEN_AWS_ROLE_SESSION_TAGS", '{"team": "plattform münchen/1", "kosten-stelle": ""}')
+    assert load_settings().aws_role_session_tags == {"team": "plattform münchen/1", "kosten-stelle": ""}
 
 
 def test_a_misspelt_secret_is_refused_too(monkeypatch, tmp_path):

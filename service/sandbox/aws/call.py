@@ -14,6 +14,7 @@ SERVICES: Final = frozenset({"logs", "kms", "sts", "iam", "dynamodb"})
 _CREDENTIAL = re.compile(
     r"Credential=(?P<key>[^/,\s]+)/\d{8}/(?P<region>[a-z0-9-]+)/(?P<service>[a-z0-9-]+)/aws4_request"
 )
+_TAG_KEY = re.compile(r"Tags\.member\.(\d+)\.Key")
 _LOG_GROUP_IN_ARN = re.compile(r":log-group:([^:]+)")
 
 
@@ -41,6 +42,16 @@ class Envelope:
     @property
     def key(self) -> str | None:
         return self.params.get("kmsKeyId") or self.params.get("KeyId")
+
+    @property
+    def session_tags(self) -> Mapping[str, str]:
+        """The tags of the session that AssumeRole asks for, by the query protocol's names of a list's members."""
+        values = {
+            m[1]: str(self.params.get(f"Tags.member.{m[1]}.Value", ""))
+            for m in map(_TAG_KEY.fullmatch, self.params)
+            if m
+        }
+        return {str(self.params[f"Tags.member.{number}.Key"]): value for number, value in values.items()}
 
     @property
     def role(self) -> str | None:

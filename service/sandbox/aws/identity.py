@@ -5,8 +5,8 @@ for a role's session, its session token.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from moto.core.request import Request
@@ -27,12 +27,13 @@ _DEFAULT_SESSION_S: Final = 3600  # AssumeRole's default, a role's default maxim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who a call is from, and so the account that it acts in."""
+    """Who a call is from, and so the account that it acts in. `tags` are those of its session."""
 
     account: str
     arn: str
     user_id: str
     role_arn: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def principals(self, region: str) -> frozenset[tuple[str, str]]:
         """Every name by which a policy can mean this caller."""
@@ -78,9 +79,9 @@ class Sessions:
             user_id="AIDASANDBOXUSER00001",
         )
 
-    def issue(self, role: AssumedRole, *, duration_s: int) -> None:
+    def issue(self, role: AssumedRole, *, duration_s: int, tags: Mapping[str, str]) -> None:
         """Let the credentials of an assumed role call, for `duration_s`."""
-        caller = Caller(account=role.account_id, arn=role.arn, user_id=role.user_id, role_arn=role.role_arn)
+        caller = Caller(account=role.account_id, arn=role.arn, user_id=role.user_id, role_arn=role.role_arn, tags=tags)
         self._sessions[role.access_key_id] = _Session(
             caller=caller, token=role.session_token, expires_at_s=self._now_s() + duration_s
         )
@@ -97,12 +98,13 @@ class Sessions:
 
 
 class SandboxSts(TokenResponse):
-    """STS for one call: assumes only roles that exist and whose trust policy lets the caller."""
+    """STS for one call: assumes only roles that exist and whose trust policy lets the caller, and lets the caller tag the session."""
 
-    def __init__(self, *, caller: Caller, sessions: Sessions) -> None:
+    def __init__(self, caller: Caller, *, sessions: Sessions, tags: Mapping[str, str]) -> None:
         super().__init__()
         self._caller = caller
         self._sessions = sessions
+        self._tags = tags
 
     def answer(self, request: Request) -> Any:
         """Answer as moto's `dispatch` does, with (status, headers, body)."""
@@ -124,20 +126,29 @@ class SandboxSts(TokenResponse):
             raise AwsError("ValidationError", message)
         result = super().assume_role()
         answer: Any = result.result
-        self._sessions.issue(answer["Credentials"], duration_s=duration_s)
+        self._sessions.issue(answer["Credentials"], duration_s=duration_s, tags=self._tags)
         return result
 
     def _assumable(self, role_arn: str, external_id: str | None) -> Role:
         """The role, unless it is absent or does not trust the caller: AWS answers both alike."""
-        request = PolicyRequest(
-            principals=self._caller.principals(self.region),
-            action="sts:AssumeRole",
-            context={} if external_id is None else {"sts:ExternalId": external_id},
-        )
         role = find_role(role_arn)
-        if role is None or not is_allowed(json.loads(role.assume_role_policy_document), request):
-            raise not_authorized_error("sts", caller_arn=self._caller.arn, action="sts:AssumeRole", resource=role_arn)
+        trust = json.loads(role.assume_role_policy_document) if role else {}
+        for action, context in assume_role_actions(external_id, self._tags):
+            request = PolicyRequest(principals=self._caller.principals(self.region), action=action, context=context)
+            if role is None or not is_allowed(trust, request):
+                raise not_authorized_error("sts", caller_arn=self._caller.arn, action=action, resource=role_arn)
+        assert role is not None  # noqa: S101  refused above
         return role
+
+
+def assume_role_actions(external_id: str | None, tags: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """What AssumeRole has to be allowed by the caller's policies and by the role's trust policy, each with its context.
+
+    Whether the check of sts:TagSession sees the external id is not confirmed, so it does not.
+    """
+    yield "sts:AssumeRole", {} if external_id is None else {"sts:ExternalId": external_id}
+    if tags:
+        yield "sts:TagSession", {f"aws:RequestTag/{key}": value for key, value in tags.items()}
 
 
 def find_role(role_arn: str) -> Role | None:

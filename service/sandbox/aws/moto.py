@@ -30,7 +30,9 @@ def moto_answer(call: ApiCall, sessions: Sessions) -> Answer:
     request = _MotoRequest(_wsgi_environ(call))
     service = call.envelope.service
     if service == "sts":
-        status, headers, body = SandboxSts(caller=call.caller, sessions=sessions).answer(request)
+        status, headers, body = SandboxSts(call.caller, sessions=sessions, tags=call.envelope.session_tags).answer(
+            request
+        )
     else:
         status, headers, body = _RESPONSES[service].dispatch(request)
     default_type = _JSON_TYPE if "X-Amz-Target" in call.envelope.headers else _QUERY_TYPE

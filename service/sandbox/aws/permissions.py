@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from service.sandbox.aws.call import ApiCall
 from service.sandbox.aws.errors import not_authorized_error
-from service.sandbox.aws.identity import find_role
+from service.sandbox.aws.identity import assume_role_actions, find_role
 from service.sandbox.aws.kms import find_key, named_key
 from service.sandbox.aws.policy import LOGS_KEY_ACTIONS, PolicyRequest, is_allowed, log_group_arn, logs_service
 
@@ -37,13 +37,17 @@ def refuse_unpermitted(call: ApiCall) -> None:
 
 def _requests(call: ApiCall) -> Iterator[PolicyRequest]:
     service, operation = call.envelope.service, call.envelope.operation
-    external_id = call.params.get("ExternalId") if service == "sts" else None
-    context = {"sts:ExternalId": str(external_id)} if external_id else {}
-    yield PolicyRequest(principals=None, action=f"{service}:{operation}", resource=_resource(call), context=context)
+    if (service, operation) == ("sts", "AssumeRole"):
+        actions = assume_role_actions(call.params.get("ExternalId"), call.envelope.session_tags)
+    else:
+        actions = iter([(f"{service}:{operation}", {})])
+    of_caller = {f"aws:PrincipalTag/{key}": value for key, value in call.caller.tags.items()}
+    for action, context in actions:
+        yield PolicyRequest(principals=None, action=action, resource=_resource(call), context={**of_caller, **context})
     key_id = call.params.get("kmsKeyId")
     key = find_key(str(key_id)) if service == "logs" and operation in _ENCRYPTING and key_id else None
     if key is not None:
-        via = {"kms:ViaService": logs_service(call.region)}
+        via = of_caller | {"kms:ViaService": logs_service(call.region)}
         for action in _KEY_ACTIONS:
             yield PolicyRequest(principals=None, action=action, resource=key.arn, context=via)
 
