@@ -130,16 +130,22 @@ _UNREACHABLE: Final = (
 )
 
 
-def _by_code(table: tuple[Row, ...]) -> Mapping[str, list[tuple[re.Pattern[str], FailureClass]]]:
-    rows: dict[str, list[tuple[re.Pattern[str], FailureClass]]] = {}
-    for codes, pattern, failure in table:
+def _by_code(table: tuple[Row, ...]) -> Mapping[str, list[tuple[re.Pattern[str], Row]]]:
+    rows: dict[str, list[tuple[re.Pattern[str], Row]]] = {}
+    for row in table:
+        codes, pattern, _ = row
         compiled = re.compile(pattern or "", re.IGNORECASE | re.DOTALL)
         for code in codes.split():
-            rows.setdefault(code, []).append((compiled, failure))
+            rows.setdefault(code, []).append((compiled, row))
     return rows
 
 
 _BY_CODE: Final = _by_code(TABLE)
+
+
+def row_of(code: str, message: str) -> Row | None:
+    """The row of the table that decides, None where none does."""
+    return next((row for pattern, row in _BY_CODE.get(code, ()) if pattern.search(message)), None)
 
 
 def classify(code: str, message: str, status: int) -> FailureClass | None:
@@ -147,9 +153,8 @@ def classify(code: str, message: str, status: int) -> FailureClass | None:
 
     botocore makes the status the code when a body holds none ("502"): that is not AWS's own error document.
     """
-    for pattern, failure in _BY_CODE.get(code, ()):
-        if pattern.search(message):
-            return failure
+    if (row := row_of(code, message)) is not None:
+        return row[2]
     if code.isdigit():
         return _by_status(int(code))
     return FailureClass.SERVICE_UNAVAILABLE if status >= 500 else None

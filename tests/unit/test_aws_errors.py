@@ -14,6 +14,7 @@ from botocore.retries.standard import ThrottledRetryableChecker, TransientRetrya
 
 from service.aws.errors import ForeignAnswerError, classify, translate
 from service.domain.outcome import FailureClass, Recourse
+from tests.support.iam import called_actions
 
 ARN = "arn:aws:logs:eu-west-1:111122223333:log-group:/app/a"
 TRANSIENT: Any = TransientRetryableChecker  # Any: the stubs leave out what is looked at here
@@ -30,16 +31,11 @@ def client_error(code: str, message: str = "", status: int = 400) -> ClientError
 
 
 def modelled_codes() -> set[str]:
+    """Of every operation that the code calls, and of the one that botocore calls for our own credentials."""
     session: Any = botocore.session.get_session()
-    operations = {
-        "kms": ["DescribeKey", "GetKeyPolicy"],
-        "logs": ["AssociateKmsKey", "DescribeLogGroups", "DisassociateKmsKey"],
-        "sts": ["AssumeRole", "AssumeRoleWithWebIdentity", "GetCallerIdentity"],
-    }
     return {
         shape.error_code
-        for service, names in operations.items()
-        for name in names
+        for service, _, name in (a.partition(":") for a in {*called_actions(), "sts:AssumeRoleWithWebIdentity"})
         for shape in session.get_service_model(service).operation_model(name).error_shapes
     }
 

@@ -143,6 +143,8 @@ class Endpoint:
             raise _ConnectionReset
         if faults.outage == "unavailable":
             return _FRONT_END_503
+        if faults.refusal is not None:
+            raise AwsError(faults.refusal.code, faults.refusal.message, status=faults.refusal.status)
         if service == "logs" and not self.quotas.take(call.caller.account, call.region, operation, self._now_s()):
             raise trouble_error(service, Trouble.THROTTLED)
         latency_s, mishap = self.faults.latency_s(faults), self.faults.mishap(faults)

@@ -22,13 +22,23 @@ class Mishap(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An error of AWS's that nothing in a scene leads to: its code, its text and its HTTP status."""
+
+    code: str
+    message: str = ""
+    status: int = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """What goes wrong with the calls that match; None matches anything.
 
     The seven probabilities exclude each other and add up to 1 at most. `connection_reset` drops a call before it is worked,
     `answer_lost` after. `latency_s` is the shortest and longest time (seconds, uniform) that a call takes before it is worked.
     `effect_delay_s` is how long DescribeLogGroups goes on showing the old key after AssociateKmsKey or DisassociateKmsKey.
-    In an `outage` no call is worked: it gets a front end's 503 ("unavailable") or a reset connection ("reset").
+    In an `outage` no call is worked: it gets a front end's 503 ("unavailable") or a reset connection ("reset"). Nor is one that meets
+    a `refusal`: it gets that.
     """
 
     service: Service | None = None
@@ -45,6 +55,7 @@ class Faults:
     latency_s: tuple[float, float] = (0.0, 0.0)
     effect_delay_s: float = 0.0
     outage: Literal["unavailable", "reset"] | None = None
+    refusal: Refusal | None = None
 
     def __post_init__(self) -> None:
         probabilities = [probability for _, probability in self.mishaps]

@@ -113,6 +113,12 @@ class SandboxSts(TokenResponse):
     def get_caller_identity(self) -> ActionResult:
         return ActionResult({"UserId": self._caller.user_id, "Account": self._caller.account, "Arn": self._caller.arn})
 
+    def assume_role_with_web_identity(self) -> ActionResult:
+        """There are no identity providers here: as at AWS where the cluster's is not registered."""
+        raise AwsError(
+            "InvalidIdentityToken", "No OpenIDConnect provider found in your account for the token's issuer."
+        )
+
     def assume_role(self) -> ActionResult:
         check_request("sts", "AssumeRole", dict(self.params), error_code="ValidationError")
         role_arn = self._get_param("RoleArn")
