@@ -17,6 +17,7 @@ from tests.benchmarks.ingest_filter import ingest_filter
 from tests.benchmarks.memory import memory_lanes, memory_waiting
 from tests.benchmarks.neighbour import neighbour
 from tests.benchmarks.quota import quota, quota_churn, quota_cold
+from tests.benchmarks.replay import replay
 from tests.benchmarks.result import Benchmark, Result
 from tests.benchmarks.tenancy import tenancy
 
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "neighbour": neighbour,
     "engine": engine,
     "engine-slow": engine_slow,
+    "replay": replay,
     "ingest-filter": ingest_filter,
     "first-look": first_look,
     "memory-waiting": memory_waiting,

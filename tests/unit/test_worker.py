@@ -335,6 +335,28 @@ async def test_an_event_that_is_told_twice_makes_one_call():
     assert len(bench.log_groups.descriptions) == 2
 
 
+@pytest.mark.parametrize("trigger", Trigger)
+@virtual_time
+async def test_a_command_that_waited_for_a_deleted_group_looks_and_vanishes(trigger: Trigger):
+    back_from_a_retry_topic = ensure(trigger=trigger, at_ms=NOW_MS, shown_key="").deferred(is_strike=True)
+    told_while_it_waited = ensure(at_ms=NOW_MS, shown_key="", deferrals=1).merged(ensure(trigger=Trigger.DELETED))
+    for command in (back_from_a_retry_topic, told_while_it_waited):
+        bench = Bench()
+        bench.log_groups.absent.add(group())
+        assert await bench.work(command) is None
+        assert bench.log_groups.calls == []
+        assert bench.turn.calls[Quota.DESCRIBE] == 1
+        assert bench.outcome["state"] == "vanished"
+
+
+@virtual_time
+async def test_a_group_that_is_made_again_after_its_deletion_is_sealed_by_whoever_waits():
+    bench = Bench()
+    assert await bench.work(ensure(at_ms=NOW_MS, shown_key="").merged(ensure(trigger=Trigger.DELETED))) is None
+    assert bench.turn.calls[Quota.DESCRIBE] == 1
+    assert bench.outcome["state"] == "sealed"
+
+
 @virtual_time
 async def test_a_group_that_aws_does_not_show_is_not_associated():
     bench = Bench()
