@@ -19,7 +19,7 @@ async def replay(is_quick: bool) -> list[Result]:
     """10,000 commands of one lane, an hour old, whose log groups are under their keys: the work topic, read again from its beginning.
 
     Counted by the log of the sandbox AWS, once every command has its outcome: AssociateKmsKey calls, of which there should be none, and
-    DescribeLogGroups calls over the fewest that there can be, one for 50 groups.
+    DescribeLogGroups calls over the fewest that there can be, one for 50 groups: the first ones go before all commands have been read.
     """
     count = 1_000 if is_quick else 10_000
     organisation = Organisation(("111122223333",), ("eu-west-1",))
@@ -51,5 +51,5 @@ async def replay(is_quick: bool) -> list[Result]:
     details = {"commands": count, "looks": len(described), "took_s": took_s}
     return [
         Result(name="replay-associations", value=len(associated), at_most=0, details=details),
-        Result(name="replay-looks", value=len(described) / (count / _AT_ONCE), at_most=1.0, details=details),
+        Result(name="replay-looks", value=len(described) / (count / _AT_ONCE), at_most=1.05, details=details),
     ]
