@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.reach import reach_of
 from service.domain.sweep import SweepCommand, new_sweep_id
 from service.domain.tenancy import Decision, TenantRules
 from service.ports import LogGroupPage, OutgoingRecord
@@ -188,8 +189,22 @@ class Registry:
         self._ask()
         return self.rules.lists(account)
 
-    async def lanes(self, tenant: TenantId | None) -> Mapping[Lane, KeyRef | None]:
-        return self.rules.lanes(tenant)
+    async def lists_ignored(self, account: AccountId) -> bool:
+        self._ask()
+        return self.rules.lists_ignored
+
+    def at_hand(self, account: AccountId) -> TenantRules | None:
+        return None if self.is_away else self.rules
+
+    async def renew(self, account: AccountId) -> None:
+        pass
+
+    async def lanes(self) -> Collection[Lane]:
+        return reach_of(self.rules).lanes
+
+    async def lanes_of(self, tenants: Collection[TenantId]) -> Mapping[TenantId, Mapping[Lane, KeyRef]]:
+        reach = reach_of(self.rules)
+        return {each: reach.lanes_of(self.rules.tenants[each]) for each in tenants if each in self.rules.tenants}
 
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
         return self.rules.keys
@@ -282,6 +297,13 @@ class Aws:
         self._broker.append(OutgoingRecord(SOURCE, None, value))
 
     # what Logwarden asks
+
+    async def ready(self, account: AccountId) -> None:
+        await asyncio.sleep(self._dice.choice([0.0, 0.0, 0.5]))
+
+    async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:
+        await self._answer()
+        return [group.name for group, it in self.groups.items() if group.lane == lane and tag in it.tags], None
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
         self.calls += 1

@@ -90,6 +90,7 @@ class Replica:
             verification=self._verification,
             sweeper=self._sweeper,
             dead_letters=dead_letters,
+            observer=self.observer,
         )
         ingest = Ingest(publisher=publisher, dead_letters=dead_letters, observer=self.observer, work_topic=WORK)
         retrying = {
