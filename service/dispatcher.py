@@ -14,14 +14,14 @@ from typing import Final, TypeVar
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
-from service.domain.lane import Lane, Work
+from service.domain.lane import Work
 from service.domain.offsets import Delivery
-from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.outcome import CallFailedError, FailureClass, Recourse
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.domain.sweep import Command, SweepCommand
 from service.domain.verify import VerifyCommand
-from service.ports import Clock, GivenUpError
+from service.ports import Clock, GivenUpError, StartOverError
 
 FENCED: Final = "fence"  # why it is suspended when it may not call
 
@@ -54,7 +54,8 @@ class Turn:
     def call(self, quota: Quota) -> AbstractAsyncContextManager[None]:
         """Wait for a token, to spend on the one call that is made in this context; a throttle of it slows the lane down.
 
-        Raises GivenUpError when the dispatcher drains meanwhile.
+        Raises GivenUpError when the dispatcher drains meanwhile, and StartOverError when the lane is held or the dispatcher suspended:
+        that may take hours, and what was found out for this call would be as old. Otherwise it takes as long as a few calls.
         """
         return _Call(self, quota)
 
@@ -64,7 +65,7 @@ class Turn:
 
     def called(self, quota: Quota, error: BaseException | None) -> None:
         """Be told how a call ended; for `call`."""
-        if error is None or isinstance(error, CallFailedError):
+        if error is None or (isinstance(error, CallFailedError) and error.failure.recourse is not Recourse.HOLD):
             self.has_called = True
         if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
             self._dispatcher.throttled(self._work, quota)
@@ -171,7 +172,11 @@ class Dispatcher:
                 self._stop()
 
     def submit(self, command: Command, delivery: Delivery) -> None:
-        """Queue a command; its delivery is finished when its outcome is durable."""
+        """Queue a command; its delivery is finished when its outcome is durable. During a drain the lanes may be somebody else's: nothing
+        is queued then, and whoever owns the record reads it again.
+        """
+        if self._draining.is_set():
+            return
         self.schedule.add(command, delivery, self._clock.now())
         self._pump_soon()
 
@@ -181,9 +186,7 @@ class Dispatcher:
         Returns how many were cancelled. Work goes on after `restart`.
         """
         self._draining.set()
-        for work in self.schedule.drop(self._clock.now()):
-            if not (waiting := self._waiting.pop(work)).done():  # cancelled this moment
-                waiting.set_exception(GivenUpError())
+        self._interrupt(self.schedule.drop(self._clock.now()), GivenUpError)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._idle.wait()
@@ -194,8 +197,9 @@ class Dispatcher:
         return len(late)
 
     def restart(self) -> None:
-        """Start commands again after a drain."""
+        """Start commands again after a drain; each lane's first call is an interval away, since another owner may just have called."""
         self._draining.clear()
+        self._start_empty()
         self._pump_soon()
 
     def suspend(self, why: str = "pause") -> None:
@@ -205,6 +209,8 @@ class Dispatcher:
         """
         self._suspended_for.add(why)
         self._wake_at(None)
+        for lane in self.schedule:
+            self._interrupt(self.schedule.give_up_waits(lane), StartOverError)
 
     def resume(self, why: str = "pause") -> None:
         """Go on after `suspend`; each lane's first call is an interval away, as if another owner had called until now."""
@@ -213,9 +219,7 @@ class Dispatcher:
         self._suspended_for.remove(why)
         if self._suspended_for:
             return
-        now = self._clock.now()
-        for lane in self.schedule:
-            lane.start_empty(now)
+        self._start_empty()
         self._pump_soon()
 
     # -- for Turn
@@ -226,6 +230,8 @@ class Dispatcher:
     async def token(self, work: Work, quota: Quota) -> None:
         if self._draining.is_set():
             raise GivenUpError
+        if self._suspended_for or self.schedule.lane_of(work).held_until > self._clock.now():
+            raise StartOverError
         future = self._waiting[work] = asyncio.get_running_loop().create_future()
         self.schedule.wait(work, quota, self._clock.now())
         self._pump_soon()
@@ -257,6 +263,17 @@ class Dispatcher:
         self.schedule.lane_of(work).promote(work, priority)
 
     # -- inside
+
+    def _start_empty(self) -> None:
+        now = self._clock.now()
+        for lane in self.schedule:
+            lane.start_empty(now)
+
+    def _interrupt(self, works: list[Work], error: type[GivenUpError]) -> None:
+        """Wake commands that wait for tokens; the last first, so that those that are put back stand as they did."""
+        for work in reversed(works):
+            if not (waiting := self._waiting.pop(work)).done():  # cancelled this moment
+                waiting.set_exception(error())
 
     def _pump_soon(self) -> None:
         """Pump once for all that happens in this turn of the loop: the records of one fetch are joined before any of them starts."""
@@ -293,9 +310,16 @@ class Dispatcher:
         self._wake_at(None)
 
     async def _run(self, work: Work, overdue: Held | None = None) -> None:
+        """Work a command, or postpone one that has waited too long for what holds its lane."""
         turn = Turn(self, work)
         try:
-            held = await self._worked(work, turn, overdue)
+            held = None if overdue is not None else await self._worked(work.command, turn)
+            if held is not None and self._hold(work, held):
+                overdue = held
+            if overdue is not None:
+                await self._postponed(work, overdue)
+        except StartOverError:
+            self._leave(work, is_put_back=True, is_first=True)
         except GivenUpError:
             self._leave(work)  # not finished: its records are to be read again
         except BaseException as e:  # a cancellation too: its place in the lane has to be left
@@ -305,51 +329,53 @@ class Dispatcher:
                 raise RuntimeError("a command was cancelled by nobody") from e  # TaskGroup would not look at it
             raise  # a bug ends `run`
         else:
-            if held is None:
-                self._finished(work, turn)
+            if held is not None and overdue is None:
+                self._leave(work, is_put_back=True)
             else:
-                self._held(work, held)
+                self._finished(work, lane_is_well=overdue is None and self._is_proof(work, turn))
 
-    def _worked(self, work: Work, turn: Turn, overdue: Held | None) -> Awaitable[Held | None]:
-        match work.command:
-            case EnsureCommand() as command if overdue is not None:
-                return self.parked(work, self._postpone(command, overdue))
-            case EnsureCommand() as command:
+    def _worked(self, command: Command, turn: Turn) -> Awaitable[Held | None]:
+        match command:
+            case EnsureCommand():
                 return self._work(command, turn)
-            case SweepCommand() as command:
+            case SweepCommand():
                 return self._sweep(command, turn)
-            case VerifyCommand() as command:
+            case VerifyCommand():
                 return self._verify(command, turn)
 
-    def _finished(self, work: Work, turn: Turn) -> None:
+    async def _postponed(self, work: Work, held: Held) -> None:
+        if isinstance(work.command, EnsureCommand):  # of the others none is ever overdue
+            await self.parked(work, self._postpone(work.command, held))
+
+    def _finished(self, work: Work, *, lane_is_well: bool) -> None:
         self.last_progress = self._clock.now()
         for delivery in work.deliveries:
             delivery.finish()
-        if turn.has_called:  # and AWS answered: whatever held the lane is over
+        if lane_is_well:
             self.schedule.lane_of(work).release()
         self._leave(work)
 
-    def _held(self, work: Work, held: Held) -> None:
-        if self._draining.is_set():
-            return self._leave(work)
+    def _is_proof(self, work: Work, turn: Turn) -> bool:
+        """Whether whatever held the lane is over, now that a command has ended: AWS has answered it, or the registry, if that was away."""
+        return turn.has_called or self.schedule.lane_of(work).hold_reason == FailureClass.REGISTRY_UNAVAILABLE.label
+
+    def _hold(self, work: Work, held: Held) -> bool:
+        """Hold the command's lane, with all that has started in it; say whether the command has waited too long to be put back."""
+        if self._tasks is None or self._draining.is_set():
+            return False
         now = self._clock.now()
         lane = self.schedule.lane_of(work)
         if lane.hold(now, held.failure.label, first_s=self._hold_s, longest_s=self._max_hold_s):
             self._on_held(lane.id, held.failure, held.detail)
-        self._leave(work, is_put_back=True)
-        return self._postpone_overdue(lane, held)
+            self._interrupt(self.schedule.give_up_waits(lane), StartOverError)
+            for overdue in self.schedule.take_overdue(lane, now, after_s=self._hold_at_most_s):
+                self._active[overdue] = self._tasks.create_task(self._run(overdue, held))
+        return isinstance(work.command, EnsureCommand) and now - work.since >= self._hold_at_most_s
 
-    def _postpone_overdue(self, lane: Lane, held: Held) -> None:
-        if self._tasks is None:
-            return
-        for work in self.schedule.take_overdue(lane, self._clock.now(), after_s=self._hold_at_most_s):
-            self._idle.clear()
-            self._active[work] = self._tasks.create_task(self._run(work, held))
-
-    def _leave(self, work: Work, *, is_put_back: bool = False) -> None:
+    def _leave(self, work: Work, *, is_put_back: bool = False, is_first: bool = False) -> None:
         now = self._clock.now()
-        if is_put_back:
-            self.schedule.put_back(work, now)
+        if is_put_back and not self._draining.is_set():
+            self.schedule.put_back(work, now, is_first=is_first)
         else:
             self.schedule.finish(work, now)
         del self._active[work]

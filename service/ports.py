@@ -133,6 +133,10 @@ class GivenUpError(Exception):
     """Leave the record as it is, unfinished: it is to be read again, by the next owner of its partition or a better release."""
 
 
+class StartOverError(GivenUpError):
+    """Go back to the queue, and work the command from its beginning when it is its turn again: what it knows may be old by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class IncomingRecord:
     """A record as it was read; `timestamp_ms` is Kafka's, in milliseconds since 1970."""

@@ -231,15 +231,18 @@ class Lane:
             again.since = now
             self._enqueue(again)
 
-    def put_back(self, work: Work) -> None:
-        """Return a running command to the queue, with what was asked meanwhile: its failure was not its own."""
+    def put_back(self, work: Work, *, is_first: bool = False) -> None:
+        """Return a running command to the queue, with what was asked meanwhile: its failure was not its own.
+
+        To the end of the queue, since one that always fails must not be the only one tried; to its beginning where it had no turn.
+        """
         name = work.log_group.name
         del self._running[name]
         self._crowd.started -= 1
         self.park(work)
         if (again := self._dirty.pop(name, None)) is not None:
             work.absorb(again.command, again.deliveries)
-        self._enqueue(work)
+        self._enqueue(work, is_first=is_first)
 
     def hold(self, now: float, reason: str, *, first_s: float, longest_s: float) -> bool:
         """Start nothing for a while, for a fault that is not any one command's: `first_s` seconds, then twice that, and so on.
@@ -370,10 +373,11 @@ class Lane:
         """How many may be under way: one, until a hold is over, so that a fault that persists takes one place and not a lane's worth."""
         return 1 if self.is_probing else self._max_under_way
 
-    def _enqueue(self, work: Work) -> None:
+    def _enqueue(self, work: Work, *, is_first: bool = False) -> None:
         work.priority = work.command.priority
         self._waiting[work.log_group.name] = work
-        self._queues[work.priority].append(work)
+        queue = self._queues[work.priority]
+        (queue.appendleft if is_first else queue.append)(work)
 
     def _move_up(self, work: Work) -> None:
         """Move a waiting command up when a more urgent one joins it; the entry left behind is skipped when it comes up."""

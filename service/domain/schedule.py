@@ -137,10 +137,10 @@ class Schedule:
         lane.finish(work, now)
         self._left(lane, now)
 
-    def put_back(self, work: Work, now: float) -> None:
-        """Return a command that is under way to its queue."""
+    def put_back(self, work: Work, now: float, *, is_first: bool = False) -> None:
+        """Return a command that is under way to its queue: to its end, or to its beginning."""
         lane = self.lane_of(work)
-        lane.put_back(work)
+        lane.put_back(work, is_first=is_first)
         self._left(lane, now)
 
     def take_overdue(self, lane: Lane, now: float, *, after_s: float) -> list[Work]:
@@ -150,6 +150,13 @@ class Schedule:
             self._entered(lane)
         return works
 
+    def give_up_waits(self, lane: Lane) -> list[Work]:
+        """Return the commands of a lane that wait for tokens: they are under way, and whoever works them is to put them back or finish them."""
+        given_up = lane.give_up_waits()
+        for _ in given_up:
+            self._entered(lane)
+        return given_up
+
     def drop(self, now: float) -> list[Work]:
         """Forget what waits, and return the commands that wait for tokens: whoever works them is to give up and finish them.
 
@@ -158,9 +165,7 @@ class Schedule:
         given_up: list[Work] = []
         for lane in self._lanes.values():
             lane.drop_waiting()
-            for work in lane.give_up_waits():
-                given_up.append(work)
-                self._entered(lane)  # until it is finished
+            given_up += self.give_up_waits(lane)
             lane.start_empty(now)
             self._place(lane, now)
         return given_up

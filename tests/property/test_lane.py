@@ -150,14 +150,14 @@ class Model:
             again.since, again.place = now, self.next_place()
             self.waiting[name] = again
 
-    def put_back(self, name: str) -> None:
+    def put_back(self, name: str, *, is_first: bool) -> None:
         asked = self.running.pop(name)
         asked.inherited = Priority.SWEEP
         if name in self.dirty:
             again = self.dirty.pop(name)
             asked.offsets += again.offsets
             asked.priority = min(asked.priority, again.priority)
-        asked.place = self.next_place()
+        asked.place = -self.next_place() if is_first else self.next_place()
         self.waiting[name] = asked
 
     def everything(self) -> list[int]:
@@ -265,11 +265,11 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self._finish(self._pick(data, Doing.PREPARING, Doing.GOING_ON))
 
     @precondition(lambda self: self._has(Doing.PREPARING, Doing.GOING_ON))
-    @rule(data=st.data())
-    def put_back(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_first=st.booleans())
+    def put_back(self, data: st.DataObject, is_first: bool) -> None:
         name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
-        self.lane.put_back(self.works.pop(name))
-        self.model.put_back(name)
+        self.lane.put_back(self.works.pop(name), is_first=is_first)
+        self.model.put_back(name, is_first=is_first)
 
     @rule()
     def hold(self) -> None:

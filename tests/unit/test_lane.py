@@ -764,6 +764,16 @@ def test_a_command_that_is_put_back_waits_its_turn_with_all_that_was_asked_meanw
     assert again.command.trigger is Trigger.REQUEST
 
 
+def test_a_command_that_had_no_turn_is_put_back_where_it_was():
+    bench = Bench()
+    for name in "abc":
+        bench.add(name)
+    first, second = bench.next(), bench.next()
+    bench.lane.put_back(second, is_first=True)
+    bench.lane.put_back(first, is_first=True)
+    assert bench.names(3) == "a b c"
+
+
 def test_a_command_that_is_put_back_lets_the_others_of_its_class_go_first():
     bench = Bench()
     for name in "abc":
