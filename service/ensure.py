@@ -33,6 +33,7 @@ _FIRST_WAIT_S: Final = 0.5  # the longest first wait between two tries; then twi
 # A lane in which a token takes so long has seconds between its tokens: there the registry may be waited for with one in hand. Anywhere
 # else the calls would come together when it answers.
 _LONG_QUEUE_S: Final = 15.0
+_TAGS_FRESH_S: Final = 3.0  # after which tags that decide are looked up once more before a call: tenants change them
 _OF_THE_KEY: Final = frozenset({FailureClass.KEY_NOT_USABLE, FailureClass.KEY_NOT_FOUND})
 
 
@@ -53,12 +54,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """The tags that a decision was made by, and whether rules had them looked up: otherwise they are the trigger's, or show the group
-    left alone or not.
+    """The tags that a decision was made by; `read_at` is when rules had them looked up (monotonic seconds), None where they did not:
+    then they are the trigger's, or show the group left alone or not.
     """
 
     tags: Mapping[str, str] | None
-    are_looked_up: bool
+    read_at: float | None = None
 
 
 class _DecidedAnewError(Exception):
@@ -100,18 +101,21 @@ class Ensure:
         outcome = partial(Outcome, log_group=command.log_group)
         try:
             is_looked_up = await self._directory.depends_on_tags(command.log_group)
-            tags = await self._tags(command.log_group, turn) if is_looked_up else command.tags
-            decision = await self._directory.decide(command.log_group, tags)
+            tags = await self._looked_up(command.log_group, turn) if is_looked_up else _Tags(command.tags)
+            decision = await self._directory.decide(command.log_group, tags.tags)
         except CallFailedError as e:
             return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
         match decision:
             case Excluded(reason):
                 return outcome(state=State.EXCLUDED, detail=reason)
+            case Undecided() | Owned() if command.only_tenant not in {None, decision.tenant}:
+                detail = f"only {command.only_tenant}'s log groups are asked for"
+                return outcome(state=State.EXCLUDED, tenant=decision.tenant, detail=detail)
             case Undecided(failure, detail, tenant):
                 return outcome(state=State.FAILED, tenant=tenant, failure=failure, detail=detail)
             case Owned():
                 try:
-                    return await self._seal(command, _Tags(tags, is_looked_up), decision, turn)
+                    return await self._seal(command, tags, decision, turn)
                 except _DecidedAnewError:
                     return await self(command, turn)
                 except CallFailedError as e:
@@ -119,20 +123,21 @@ class Ensure:
             case _:
                 assert_never(decision)
 
-    async def _tags(self, log_group: LogGroup, turn: Turn) -> Mapping[str, str]:
+    async def _looked_up(self, log_group: LogGroup, turn: Turn) -> "_Tags":
         """The tags as they are: those that a trigger shows are its sender's word, and old."""
 
-        async def look_up() -> Mapping[str, str]:
+        async def look_up() -> "_Tags":
             await self._log_groups.ready(log_group.account)
             async with turn.call(Quota.TAGS):
-                return await self._log_groups.tags_of(log_group)
+                read_at = self._clock.now()
+                return _Tags(await self._log_groups.tags_of(log_group), read_at)
 
         return await self._persist(look_up, turn)
 
     async def _seal(self, command: EnsureCommand, tags: "_Tags", owned: Owned, turn: Turn) -> Outcome:
         """Bring the group under its tenant's key, unless it is there already."""
         outcome = partial(Outcome, log_group=command.log_group, tenant=owned.tenant)
-        key, who = command.shown_key, "the event"
+        key, who = command.shown_key, "AWS" if command.trigger is Trigger.SWEEP else "the event"
         try:
             right_key = await self._right_key(owned, command.log_group)
             outcome = partial(outcome, key=right_key)
@@ -193,7 +198,7 @@ class Ensure:
         is_to_ask = command.trigger is Trigger.TAGGED or await self._persist(
             partial(self._ignored.may_have, group, turn), turn
         )
-        return _Tags(await self._tags(group, turn), are_looked_up=False) if is_to_ask else tags
+        return _Tags((await self._looked_up(group, turn)).tags) if is_to_ask else tags
 
     async def _right_key(self, owned: Owned, log_group: LogGroup) -> KeyArn:
         """The key's own ARN, which is what AWS shows of a group. Raises CallFailedError for an alias that stands for none."""
@@ -250,7 +255,9 @@ class Ensure:
         log_group, attempts = command.log_group, 0
 
         async def associate() -> None:
-            nonlocal attempts
+            nonlocal attempts, tags
+            if tags.read_at is not None and self._clock.now() - tags.read_at >= _TAGS_FRESH_S:  # it was tried before
+                tags = await self._looked_up(log_group, turn)
             await self._log_groups.ready(log_group.account)  # nothing may wait between the token and the call
             queued_at = self._clock.now()
             async with turn.call(Quota.ASSOCIATE):
@@ -258,7 +265,7 @@ class Ensure:
                 if rules is None and self._clock.now() - queued_at >= _LONG_QUEUE_S:
                     await self._directory.decide(log_group, tags.tags)
                     rules = self._directory.at_hand(log_group.account)
-                if rules is None or rules.depends_on_tags(log_group) is not tags.are_looked_up:
+                if rules is None or rules.depends_on_tags(log_group) is not (tags.read_at is not None):
                     raise _DecidedAnewError  # what it says now is waited for without a token; or it is other tags that count
                 if rules.decide(log_group, tags.tags) != owned:
                     raise _DecidedAnewError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Final, TypeGuard
 
-from service.domain.log_group import InvalidIdentityError, LogGroup
+from service.domain.log_group import InvalidIdentityError, LogGroup, TenantId
 
 _WIRE_VERSION: Final = 1
 _MAX_BYTES: Final = (
@@ -82,6 +82,7 @@ class EnsureCommand:
     `accepted_at_ms` is when the trigger entered Kafka (ms since the epoch). `tags` are those the trigger showed, None where it
     showed none. `shown_key` is the key that the trigger proves the group to have, "" for none, None where it proves nothing.
     `caller` is who changed the key, and with what, as an event says it: for people, to tell who flips a contested group.
+    `only_tenant` is whose log groups alone are to be ensured, None for anybody's.
     `deferrals` counts how often the command went through a retry topic, `strikes` how often of those for a failure that somebody has
     to mend: so many are allowed.
     """
@@ -93,6 +94,7 @@ class EnsureCommand:
     tags: Mapping[str, str] | None = None
     shown_key: str | None = None
     caller: str | None = None
+    only_tenant: TenantId | None = None
     request_ids: tuple[str, ...] = ()
     deferrals: int = 0
     strikes: int = 0
@@ -122,6 +124,7 @@ class EnsureCommand:
             tags=self.tags if self.tags == later.tags else None,
             shown_key=self.shown_key if self.shown_key == later.shown_key else None,
             caller=self.caller if later.caller is None else later.caller,
+            only_tenant=self.only_tenant if self.only_tenant == later.only_tenant else None,
             request_ids=tuple(dict.fromkeys(self.request_ids + later.request_ids)),
         )
 
@@ -147,6 +150,8 @@ class EnsureCommand:
             body["shown_key"] = self.shown_key
         if self.caller is not None:
             body["caller"] = self.caller
+        if self.only_tenant is not None:
+            body["tenant"] = self.only_tenant
         if self.request_ids:
             body["requests"] = list(self.request_ids)
         if self.deferrals:
@@ -179,6 +184,7 @@ class EnsureCommand:
                 tags=_string_map(body, "tags"),
                 shown_key=None if body.get("shown_key") is None else _text(body, "shown_key"),
                 caller=None if body.get("caller") is None else _text(body, "caller")[:MAX_CALLER_LENGTH],
+                only_tenant=None if body.get("tenant") is None else TenantId(_text(body, "tenant")),
                 request_ids=_texts(body, "requests"),
                 deferrals=_integer(body, "deferrals", least=0) if "deferrals" in body else 0,
                 strikes=_integer(body, "strikes", least=0) if "strikes" in body else 0,

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.domain.command import EnsureCommand, MalformedCommandError, Origin, Trigger
-from service.domain.log_group import LogGroup
+from service.domain.log_group import LogGroup, TenantId
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -34,6 +34,7 @@ def commands(log_groups: st.SearchStrategy[LogGroup] = LOG_GROUPS) -> st.SearchS
         deferrals=st.integers(0, 2**62),
         strikes=st.integers(0, 2**62),
         caller=st.none() | TEXT,
+        only_tenant=st.none() | TEXT.map(TenantId),
     )
 
 
@@ -61,6 +62,7 @@ FIELDS = [
     "deferrals",
     "strikes",
     "caller",
+    "tenant",
 ]
 
 
@@ -98,6 +100,8 @@ def test_two_commands_are_as_urgent_as_the_more_urgent_one(first: EnsureCommand,
     assert merged.priority == min(first.priority, later.priority)
     assert merged.accepted_at_ms == min(first.accepted_at_ms, later.accepted_at_ms)
     assert set(merged.request_ids) == {*first.request_ids, *later.request_ids}
+    assert merged.only_tenant in (None, first.only_tenant)
+    assert merged.only_tenant in (None, later.only_tenant)
     assert merged.shown_key in (None, first.shown_key)
     assert merged.shown_key in (None, later.shown_key)
 

@@ -38,9 +38,7 @@ TENANTS: Final = ("a", "b", "c")
 DELAYS_S: Final = (30.0, 120.0, 600.0)
 CHAOS_S: Final = 150.0  # for so long things change and fail
 LAG_S: Final = 1.0  # for so long DescribeLogGroups may show the key before
-TAGS_ARE_OLD_S: Final = (
-    60.0  # a command acts by tags that it looked up this long ago at most: retries in place, and tokens
-)
+TAGS_ARE_OLD_S: Final = 10.0  # a command acts by tags that it looked up this long ago at most, whatever it waited for
 PASSING: Final = (FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.OPERATION_ABORTED)
 NAMES: Final = [
     *(f"/{tenant}/{name}" for tenant in TENANTS for name in ("x", "scratch/y")),
@@ -487,7 +485,9 @@ class Play:
 
     async def _trouble(self) -> None:
         dice = self._dice
-        match dice.randrange(9):
+        match dice.randrange(11):
+            case 9 | 10:
+                self._replica.pause(dice.choice([1.0, 20.0, 100.0]))
             case 0 | 1:
                 await self._stop(deadline_s=dice.choice([20.0, 0.1]), is_kill=False)
                 if dice.random() < 0.5:

@@ -106,6 +106,11 @@ class Replica:
             *(r.run for r in retrying.values()),
         ]
 
+    def pause(self, seconds: float) -> None:
+        """Start nothing for a while."""
+        self._dispatcher.suspend()
+        asyncio.get_running_loop().call_later(seconds, self._dispatcher.resume)
+
     def _ended(self, outcome: Outcome) -> None:
         self._verification.ended(outcome)
         self._sweeper.ended(outcome)

@@ -18,6 +18,7 @@ from tests.support.fakes import (
     TimedLogGroups,
     busiest_second,
     ensure,
+    group,
     new_lane,
 )
 from tests.support.keys import FakeKeys
@@ -29,7 +30,7 @@ RATE = 5.0
 class Bench:
     """A lane whose commands are ensured, `rate_per_s` calls a second; AWS answers in a tenth of a second."""
 
-    def __init__(self, *, rate_per_s: float = RATE) -> None:
+    def __init__(self, *, rate_per_s: float = RATE, attempts: int = 1) -> None:
         self.directory = FakeDirectory()
         self.log_groups = TimedLogGroups(latency_s=0.1)
         self.observer = RecordingObserver()
@@ -40,7 +41,7 @@ class Bench:
             keys=FakeKeys(takes_any=True),
             clock=VirtualClock(),
             observer=self.observer,
-            policy=Policy(attempts=1, max_wait_s=5.0, observe_after_s=3600.0),
+            policy=Policy(attempts=attempts, max_wait_s=5.0, observe_after_s=3600.0),
         )
         self.dispatcher = Dispatcher(
             schedule=Schedule(new_lane=lambda lane, at: new_lane(lane, at, rate_per_s=rate_per_s), max_under_way=256),
@@ -115,3 +116,29 @@ async def test_a_role_that_cannot_be_assumed_costs_no_token_and_counts_as_no_cal
     assert await bench.run(3) == []
     assert bench.failures == [FailureClass.ROLE_NOT_ASSUMABLE] * 3
     assert bench.observer.calls == []
+
+
+@virtual_time
+async def test_tags_that_a_command_has_looked_up_before_a_pause_do_not_decide_after_it():
+    bench = Bench()
+    bench.directory.by_tags = bench.directory.ignored_are_listed = True
+
+    def resume_with_other_tags() -> None:
+        bench.log_groups.tags |= {group(f"g{number}"): {"logwarden:ignore": "yes"} for number in range(3)}
+        bench.dispatcher.resume()
+
+    calls = await bench.run(3, meanwhile=[(0.45, bench.dispatcher.suspend), (3600.0, resume_with_other_tags)])
+    assert len(bench.log_groups.lookups) > 3, "some were looked up before the pause, too"
+    assert all(at < 0.45 for at in calls), "they are to be left alone by then"
+
+
+@virtual_time
+async def test_tags_that_decide_are_looked_up_again_before_a_call_is_repeated_after_a_while():
+    bench = Bench(attempts=8)
+    bench.directory.by_tags = bench.directory.ignored_are_listed = True
+    bench.log_groups.failures[group("g0")].extend([FailureClass.OPERATION_ABORTED] * 8)
+    retag = {group("g0"): {"logwarden:ignore": "yes"}}
+    calls = await bench.run(1, meanwhile=[(1.0, lambda: bench.log_groups.tags.update(retag))])
+    assert len(calls) < 8
+    assert max(calls) < 1.0 + 3.0 + 1.0
+    assert bench.failures == []

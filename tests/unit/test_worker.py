@@ -233,6 +233,25 @@ async def test_the_tenant_is_decided_with_the_tags_of_the_trigger_each_time_anew
     assert [call.key for call in bench.log_groups.calls] == [decision.key for decision in tenants]
 
 
+@pytest.mark.parametrize(
+    ("decision", "state"),
+    [
+        (Owned(TENANT, key_of(), "rule"), "sealed"),
+        (Owned(TenantId("tenant-b"), key_of(), "rule"), "excluded"),
+        (Undecided(FailureClass.NO_KEY_IN_REGION, "no key", TENANT), "deferred"),
+        (Undecided(FailureClass.UNKNOWN_TENANT, "no rule"), "excluded"),
+    ],
+)
+@virtual_time
+async def test_a_command_for_the_groups_of_one_tenant_leaves_all_others_alone(decision: Decision, state: str):
+    bench = Bench()
+    bench.directory.decisions[group()] = decision
+    await bench.work(replace(ensure(trigger=Trigger.SWEEP, at_ms=NOW_MS), only_tenant=TENANT))
+    assert bench.outcome["state"] == state
+    assert len(bench.log_groups.calls) == (state == "sealed")
+    assert DEAD_LETTERS not in bench.topics
+
+
 @pytest.mark.parametrize("shown", [None, {}, {"team": "whatever a sender claims"}])
 @virtual_time
 async def test_where_tags_matter_they_are_looked_up_whatever_the_trigger_shows(shown: dict[str, str] | None):
