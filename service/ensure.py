@@ -4,7 +4,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar, assert_never
+from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -12,7 +12,7 @@ from service.dispatcher import Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.history import MAX_FLIPS, History
 from service.domain.key import UnusableKey
-from service.domain.log_group import KeyArn, LogGroup, key_arn_in
+from service.domain.log_group import KeyArn, LogGroup, TenantId, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.tenancy import Excluded, Overwrite, Owned, Undecided
@@ -54,7 +54,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """The tags that a decision was made by; `read_at` is when rules had them looked up (monotonic seconds), None where they did not:
+    """The tags that a decision is made by; `read_at` is when rules had them looked up (monotonic seconds), None where they did not:
     then they are the trigger's, or show the group left alone or not.
     """
 
@@ -62,8 +62,38 @@ class _Tags:
     read_at: float | None = None
 
 
+@dataclass(slots=True)
+class _Known:
+    """A command that is worked, and what has been found out of its group by now. `attempts` counts AssociateKmsKey calls."""
+
+    command: EnsureCommand
+    turn: Turn
+    attempts: int = 0
+    tenant: TenantId | None = None
+    key: KeyArn | None = None  # the right one
+    old_key: str | None = None
+    flips: int = 0
+
+    @property
+    def log_group(self) -> LogGroup:
+        return self.command.log_group
+
+    def ended(self, state: State, detail: str = "", failure: FailureClass | None = None) -> Outcome:
+        return Outcome(
+            log_group=self.log_group,
+            state=state,
+            tenant=self.tenant,
+            key=self.key,
+            old_key=self.old_key,
+            failure=failure,
+            detail=detail,
+            attempts=self.attempts,
+            flips=self.flips,
+        )
+
+
 class _DecidedAnewError(Exception):
-    """While the command waited for its token, the registry came to say something else of its log group."""
+    """While the command waited, the registry came to say something else of its log group, or an alias of its key."""
 
 
 class Ensure:
@@ -98,124 +128,145 @@ class Ensure:
 
         Idempotent: a repeated or cancelled run may associate again, with the key that is the tenant's by then. Raises GivenUpError.
         """
-        outcome = partial(Outcome, log_group=command.log_group)
-        try:
-            is_looked_up = await self._directory.depends_on_tags(command.log_group)
-            tags = await self._looked_up(command.log_group, turn) if is_looked_up else _Tags(command.tags)
-            decision = await self._directory.decide(command.log_group, tags.tags)
-        except CallFailedError as e:
-            return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
-        match decision:
-            case Excluded(reason):
-                return outcome(state=State.EXCLUDED, detail=reason)
-            case Undecided() | Owned() if command.only_tenant not in {None, decision.tenant}:
-                detail = f"only {command.only_tenant}'s log groups are asked for"
-                return outcome(state=State.EXCLUDED, tenant=decision.tenant, detail=detail)
-            case Undecided(failure, detail, tenant):
-                return outcome(state=State.FAILED, tenant=tenant, failure=failure, detail=detail)
-            case Owned():
-                try:
-                    return await self._seal(command, tags, decision, turn)
-                except _DecidedAnewError:
-                    return await self(command, turn)
-                except CallFailedError as e:
-                    return outcome(state=State.FAILED, tenant=decision.tenant, failure=e.failure, detail=e.detail)
-            case _:
-                assert_never(decision)
+        known = _Known(command, turn)
+        while True:
+            try:
+                return await self._ensured(known)
+            except _DecidedAnewError:
+                known = _Known(command, turn, known.attempts)
+            except CallFailedError as e:
+                return known.ended(State.FAILED, e.detail, e.failure)
 
-    async def _looked_up(self, log_group: LogGroup, turn: Turn) -> "_Tags":
-        """The tags as they are: those that a trigger shows are its sender's word, and old."""
+    async def _ensured(self, known: _Known) -> Outcome:
+        """Decide whose the group is, and act on it. Raises CallFailedError for a call that was made in vain, any number of times."""
+        command, group = known.command, known.log_group
+        is_looked_up = await self._directory.depends_on_tags(group)
+        tags = await self._looked_up(known) if is_looked_up else _Tags(command.tags)
+        decision = await self._directory.decide(group, tags.tags)
+        if isinstance(decision, Excluded):
+            return known.ended(State.EXCLUDED, decision.reason)
+        known.tenant = decision.tenant
+        if command.only_tenant not in {None, decision.tenant}:
+            return known.ended(State.EXCLUDED, f"only {command.only_tenant}'s log groups are asked for")
+        if isinstance(decision, Undecided):
+            return known.ended(State.FAILED, decision.detail, decision.failure)
+        return await self._seal(known, decision, tags)
 
-        async def look_up() -> "_Tags":
-            await self._log_groups.ready(log_group.account)
-            async with turn.call(Quota.TAGS):
-                read_at = self._clock.now()
-                return _Tags(await self._log_groups.tags_of(log_group), read_at)
-
-        return await self._persist(look_up, turn)
-
-    async def _seal(self, command: EnsureCommand, tags: "_Tags", owned: Owned, turn: Turn) -> Outcome:
+    async def _seal(self, known: _Known, owned: Owned, tags: _Tags) -> Outcome:
         """Bring the group under its tenant's key, unless it is there already."""
-        outcome = partial(Outcome, log_group=command.log_group, tenant=owned.tenant)
-        key, who = command.shown_key, "AWS" if command.trigger is Trigger.SWEEP else "the event"
-        try:
-            right_key = await self._right_key(owned, command.log_group)
-            outcome = partial(outcome, key=right_key)
-            if not self._is_told(command, owned, right_key):
-                key, who = await self._shown(command.log_group, owned, turn), "AWS"
-        except CallFailedError as e:
-            return outcome(state=State.FAILED, failure=e.failure, detail=e.detail)
-        others = (shown for shown in (key, command.shown_key) if shown and shown != right_key)
-        outcome = partial(outcome, old_key=next(others, None))
-        if key == right_key:
-            return outcome(state=State.ALREADY_SEALED, detail=f"{who} shows the right key")
-        if (why_kept := owned.overwrite.why_kept(key)) is not None:
-            return outcome(state=State.KEPT, old_key=key, detail=f"{why_kept}; {owned.rule} decides")
-        heeded = await self._heeded(command, tags, turn)
+        command = known.command
+        known.key = await self._right_key(owned, known.log_group)
+        shown, who = command.shown_key, "AWS" if command.trigger is Trigger.SWEEP else "the event"
+        if not self._is_told(command, owned, known.key):
+            shown, who = await self._shown(known, owned), "AWS"
+        known.old_key = next((key for key in (shown, command.shown_key) if key and key != known.key), None)
+        if shown == known.key:
+            return known.ended(State.ALREADY_SEALED, f"{who} shows the right key")
+        if (why_kept := owned.overwrite.why_kept(shown)) is not None:
+            known.old_key = shown
+            return known.ended(State.KEPT, f"{why_kept}; {owned.rule} decides")
+        heeded = await self._heeded(known, tags)
         if heeded is not tags:
-            decision = await self._directory.decide(command.log_group, heeded.tags)
+            decision = await self._directory.decide(known.log_group, heeded.tags)
             if isinstance(decision, Excluded):
-                return Outcome(log_group=command.log_group, state=State.EXCLUDED, detail=decision.reason)
+                return Outcome(log_group=known.log_group, state=State.EXCLUDED, detail=decision.reason)
             if decision != owned:
                 raise _DecidedAnewError
-        return await self._change(command, heeded, owned, right_key, outcome, turn)
-
-    async def _change(
-        self,
-        command: EnsureCommand,
-        tags: "_Tags",
-        owned: Owned,
-        right_key: KeyArn,
-        outcome: "partial[Outcome]",
-        turn: Turn,
-    ) -> Outcome:
-        """Bring under its tenant's key a group that is not."""
-        finding = await self._keys.inspect(owned.key, command.log_group)
-        if isinstance(finding, UnusableKey):
-            return outcome(state=State.FAILED, failure=finding.failure, detail=finding.detail)
-        if finding.key != right_key:
+        key = await self._right_key(owned, known.log_group, is_inspected=True)
+        if key != known.key:
             raise _DecidedAnewError  # the alias stands for another key by now
-        flips = self._history.flips(command.log_group, self._clock.now())
-        outcome = partial(outcome, flips=flips)
-        if self._policy.is_dry_run:
-            return outcome(state=State.WOULD_SEAL, detail=owned.rule)
-        if self._is_to_wait(command, flips):
-            who = f"; the last time it was {command.caller}" if command.caller else ""
-            detail = f"brought back {flips} times within the hour{who}"
-            return outcome(state=State.FAILED, failure=FailureClass.CONTESTED, detail=detail)
-        return await self._associate(command, tags, owned, finding.key, outcome, turn)
+        return await self._change(known, owned, key, heeded)
 
-    async def _heeded(self, command: EnsureCommand, tags: "_Tags", turn: Turn) -> "_Tags":
-        """The tags, looked up where nothing shows them and the group may have the one that has it left alone. Raises CallFailedError.
+    async def _change(self, known: _Known, owned: Owned, key: KeyArn, tags: _Tags) -> Outcome:
+        """Bring under its tenant's key a group that is not, unless it is not to be done now."""
+        command = known.command
+        known.flips = self._history.flips(known.log_group, self._clock.now())
+        if self._policy.is_dry_run:
+            return known.ended(State.WOULD_SEAL, owned.rule)
+        if self._is_to_wait(command, known.flips):
+            who = f"; the last time it was {command.caller}" if command.caller else ""
+            detail = f"brought back {known.flips} times within the hour{who}"
+            return known.ended(State.FAILED, detail, FailureClass.CONTESTED)
+        await self._associate(known, owned, key, tags)
+        self._history.sealed(known.log_group, self._clock.now(), is_flip=command.trigger in _CHANGES)
+        return known.ended(State.SEALED, _KEEP_OLD_KEY if known.old_key else "")
+
+    async def _associate(self, known: _Known, owned: Owned, key: KeyArn, tags: _Tags) -> None:
+        """Make the call, once nothing has to be waited for any more and while the decision stands. Raises CallFailedError."""
+        group = known.log_group
+
+        async def associate() -> None:
+            nonlocal tags
+            if tags.read_at is not None and self._clock.now() - tags.read_at >= _TAGS_FRESH_S:  # it was tried before
+                tags = await self._looked_up(known)
+            await self._log_groups.ready(group.account)  # nothing may wait between the token and the call
+            queued_at = self._clock.now()
+            async with known.turn.call(Quota.ASSOCIATE):
+                rules = self._directory.at_hand(group.account)
+                if rules is None and self._clock.now() - queued_at >= _LONG_QUEUE_S:
+                    await self._directory.decide(group, tags.tags)
+                    rules = self._directory.at_hand(group.account)
+                if rules is None or rules.depends_on_tags(group) is not (tags.read_at is not None):
+                    raise _DecidedAnewError  # what it says now is waited for without a token; or it is other tags that count
+                if rules.decide(group, tags.tags) != owned:
+                    raise _DecidedAnewError
+                known.attempts += 1
+                await self._call(group, key)
+
+        try:
+            await self._persist(associate, known.turn)
+        except CallFailedError as e:
+            if e.failure in _OF_THE_KEY:
+                raise CallFailedError(e.failure, f"{e.detail}; {await self._about(owned, group)}") from e
+            raise
+
+    # -- what has to be known
+
+    async def _looked_up(self, known: _Known) -> _Tags:
+        """The tags as they are: those that a trigger shows are its sender's word, and old."""
+        group = known.log_group
+
+        async def look_up() -> _Tags:
+            await self._log_groups.ready(group.account)
+            async with known.turn.call(Quota.TAGS):
+                read_at = self._clock.now()
+                return _Tags(await self._log_groups.tags_of(group), read_at)
+
+        return await self._persist(look_up, known.turn)
+
+    async def _heeded(self, known: _Known, tags: _Tags) -> _Tags:
+        """The tags, looked up where nothing shows them and the group may have the one that has it left alone.
 
         A group that was made this minute is of an event that shows all its tags.
         """
-        group = command.log_group
+        command, group = known.command, known.log_group
         if tags.tags is not None or self._is_just_made(command):
             return tags
         if not await self._directory.lists_ignored(group.account):
             return tags
         is_to_ask = command.trigger is Trigger.TAGGED or await self._persist(
-            partial(self._ignored.may_have, group, turn), turn
+            partial(self._ignored.may_have, group, known.turn), known.turn
         )
-        return _Tags((await self._looked_up(group, turn)).tags) if is_to_ask else tags
+        return _Tags((await self._looked_up(known)).tags) if is_to_ask else tags
 
-    async def _right_key(self, owned: Owned, log_group: LogGroup) -> KeyArn:
-        """The key's own ARN, which is what AWS shows of a group. Raises CallFailedError for an alias that stands for none."""
-        if (arn := key_arn_in(owned.key)) is not None:
+    async def _right_key(self, owned: Owned, log_group: LogGroup, *, is_inspected: bool = False) -> KeyArn:
+        """The key's own ARN, which is what AWS shows of a group; an alias has to be resolved for it. Raises CallFailedError for a key
+        that cannot be used, as far as it is looked at: always where `is_inspected`.
+        """
+        if not is_inspected and (arn := key_arn_in(owned.key)) is not None:
             return arn
         finding = await self._keys.inspect(owned.key, log_group)
         if isinstance(finding, UnusableKey):
             raise CallFailedError(finding.failure, finding.detail)
         return finding.key
 
-    async def _shown(self, log_group: LogGroup, owned: Owned, turn: Turn) -> str | None:
+    async def _shown(self, known: _Known, owned: Owned) -> str | None:
         """The key that AWS shows, None for none.
 
         None too where we may not look: whoever may not may still associate, unless there may be something not to overwrite.
         """
         try:
-            return await self._persist(partial(self._observations.key_of, log_group, turn), turn)
+            return await self._persist(partial(self._observations.key_of, known.log_group, known.turn), known.turn)
         except CallFailedError as e:
             if e.failure is FailureClass.NOT_AUTHORIZED and owned.overwrite is Overwrite.ALWAYS:
                 return None
@@ -243,49 +294,13 @@ class Ensure:
         is_first = command.trigger in _CHANGES and not command.deferrals
         return self._policy.is_damped and is_first and flips >= MAX_FLIPS
 
-    async def _associate(
-        self,
-        command: EnsureCommand,
-        tags: "_Tags",
-        owned: Owned,
-        key: KeyArn,
-        outcome: "partial[Outcome]",
-        turn: Turn,
-    ) -> Outcome:
-        log_group, attempts = command.log_group, 0
-
-        async def associate() -> None:
-            nonlocal attempts, tags
-            if tags.read_at is not None and self._clock.now() - tags.read_at >= _TAGS_FRESH_S:  # it was tried before
-                tags = await self._looked_up(log_group, turn)
-            await self._log_groups.ready(log_group.account)  # nothing may wait between the token and the call
-            queued_at = self._clock.now()
-            async with turn.call(Quota.ASSOCIATE):
-                rules = self._directory.at_hand(log_group.account)
-                if rules is None and self._clock.now() - queued_at >= _LONG_QUEUE_S:
-                    await self._directory.decide(log_group, tags.tags)
-                    rules = self._directory.at_hand(log_group.account)
-                if rules is None or rules.depends_on_tags(log_group) is not (tags.read_at is not None):
-                    raise _DecidedAnewError  # what it says now is waited for without a token; or it is other tags that count
-                if rules.decide(log_group, tags.tags) != owned:
-                    raise _DecidedAnewError
-                attempts += 1
-                await self._call(log_group, key)
-
-        try:
-            await self._persist(associate, turn)
-        except CallFailedError as e:
-            detail = f"{e.detail}; {await self._about(owned, log_group)}" if e.failure in _OF_THE_KEY else e.detail
-            return outcome(state=State.FAILED, attempts=attempts, failure=e.failure, detail=detail)
-        self._history.sealed(log_group, self._clock.now(), is_flip=command.trigger in _CHANGES)
-        detail = _KEEP_OLD_KEY if outcome.keywords["old_key"] else ""
-        return outcome(state=State.SEALED, attempts=attempts, detail=detail)
-
     async def _about(self, owned: Owned, log_group: LogGroup) -> str:
         """What there is to say of a key that AWS refused, although nothing spoke against it."""
         self._keys.forget(owned.key, log_group)
         finding = await self._keys.inspect(owned.key, log_group)
         return finding.detail if isinstance(finding, UnusableKey) else finding.explain(log_group)
+
+    # -- calls
 
     async def _call(self, log_group: LogGroup, key: KeyArn) -> None:
         started = self._clock.now()
