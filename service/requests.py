@@ -1,7 +1,7 @@
 """Manual requests: written to Kafka before they are answered for, and looked up on any replica.
 
-A request is one record on the requests topic and one ensure command for each of its log groups on the work topic. What becomes of
-them comes back over the requests topic, which every replica follows whole.
+A request is one ensure command for each of its log groups on the work topic, and then one record on the requests topic: whoever reads
+it knows that every command is written. What becomes of them comes back over the requests topic, which every replica follows whole.
 """
 
 import asyncio
@@ -92,7 +92,8 @@ class Requests:
         """Ask for some log groups; returns once Kafka has acknowledged every record of it.
 
         A repeat with the caller's same `idempotency_key` is the same request: it only sends again what has no outcome yet. Raises
-        KeyReusedError, and NotAcknowledgedError after `ack_timeout_s`. A submit that is cancelled may be carried out in part.
+        KeyReusedError, and NotAcknowledgedError after `ack_timeout_s`. A submit that fails or is cancelled may be carried out in part,
+        and is then no request that can be asked for: a repeat completes it.
         """
         at_ms = self._clock.epoch_ms()
         request_id = (
@@ -109,13 +110,13 @@ class Requests:
         status = known or RequestStatus(accepted, {})
         try:
             async with asyncio.timeout(self._ack_timeout_s):
+                # gather, not a TaskGroup, which takes a publish that was cancelled from inside for one that is done
+                await asyncio.gather(*(self._command(status.accepted, g) for g in status.unanswered))
                 if known is None:
                     await self._publisher.publish(
                         OutgoingRecord(self._requests_topic, request_id.encode(), accepted.to_bytes())
                     )
                     self._book.apply(accepted)
-                # gather, not a TaskGroup, which takes a publish that was cancelled from inside for one that is done
-                await asyncio.gather(*(self._command(status.accepted, g) for g in status.unanswered))
         except TimeoutError as e:
             raise NotAcknowledgedError(request_id) from e
         return self._book.find(request_id) or status

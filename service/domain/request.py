@@ -53,7 +53,9 @@ def _id_of(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestAccepted:
-    """The first record of a request: who asked for which log groups, each named once, and when (ms since 1970)."""
+    """Who asked for which log groups, each named once, and when (ms since 1970). Written when the command of each is: an outcome may
+    come before it.
+    """
 
     id: str
     accepted_at_ms: int

@@ -299,17 +299,17 @@ def test_repeats_take_no_room_and_what_is_forgotten_gives_its_room_back():
 
 
 @virtual_time
-async def test_a_request_is_written_before_its_commands_and_answered_for_after_all_of_them():
+async def test_a_request_is_written_after_its_commands_and_answered_for_after_all_of_them():
     publisher = FakePublisher()
     status = await a_replica(publisher).submit([*GROUPS, ORDERS], caller="alice")
 
-    assert [r.topic for r in publisher.records] == [REQUESTS_TOPIC, WORK_TOPIC, WORK_TOPIC, WORK_TOPIC]
-    assert publisher.records[0].key == status.id.encode()
-    accepted = record_from_bytes(publisher.records[0].value)
+    assert [r.topic for r in publisher.records] == [WORK_TOPIC, WORK_TOPIC, WORK_TOPIC, REQUESTS_TOPIC]
+    assert publisher.records[-1].key == status.id.encode()
+    accepted = record_from_bytes(publisher.records[-1].value)
     assert accepted == status.accepted
     assert status.log_groups == GROUPS
     assert status.state is RequestState.PENDING
-    for log_group, record in zip(GROUPS, publisher.records[1:], strict=True):
+    for log_group, record in zip(GROUPS, publisher.records[:-1], strict=True):
         command = EnsureCommand.from_bytes(record.value)
         assert record.key == command.partition_key
         assert command == EnsureCommand(
@@ -322,16 +322,40 @@ async def test_a_request_is_written_before_its_commands_and_answered_for_after_a
 
 
 @virtual_time
-async def test_no_command_is_written_while_the_request_itself_is_not_acknowledged():
-    publisher = FakePublisher()
-    publisher.stall(REQUESTS_TOPIC)
+async def test_a_request_whose_commands_are_not_all_written_is_none_and_a_repeat_completes_it():
+    class Publisher(FakePublisher):
+        async def publish(self, record):
+            if record.key == str(ABROAD.lane).encode():
+                await stalled.wait()
+            await super().publish(record)
+
+    stalled, publisher = asyncio.Event(), Publisher()
     requests = a_replica(publisher)
-
     with pytest.raises(NotAcknowledgedError) as raised:
-        await requests.submit(GROUPS, caller="alice")
+        await requests.submit(GROUPS, caller="alice", idempotency_key="k")
+    id_ = raised.value.request_id
+    assert [record.topic for record in publisher.records] == [WORK_TOPIC, WORK_TOPIC]
+    for each in (requests, a_replica(publisher)):
+        assert await each.find(id_) is None, "nobody waits for a command that may not exist"
 
-    assert publisher.records == []
-    assert await requests.find(raised.value.request_id) is None
+    requests.apply(outcome(ORDERS, id_=id_).to_bytes())  # what was written is carried out
+    stalled.set()
+    status = await requests.submit(GROUPS, caller="alice", idempotency_key="k")
+    assert status.id == id_
+    assert status.unanswered == [PAYMENTS, ABROAD]
+    assert {EnsureCommand.from_bytes(v).log_group for v in publisher.values(WORK_TOPIC)} == set(GROUPS)
+
+
+@virtual_time
+async def test_an_answer_that_comes_before_the_acceptance_is_waited_for_by_nobody():
+    requests = a_replica()
+    for group in GROUPS:
+        requests.apply(outcome(group).to_bytes())
+    assert await requests.find(ID) is None
+    requests.apply(ACCEPTED.to_bytes())
+    status = await requests.answered(ID, 60)
+    assert status is not None
+    assert status.state is RequestState.DONE
 
 
 @virtual_time
@@ -349,9 +373,7 @@ async def test_commands_are_written_concurrently_and_waited_for_within_the_time_
 
     assert asyncio.get_running_loop().time() - started == 10
     assert publisher.waiting == 0
-    status = await requests.find(raised.value.request_id)
-    assert status is not None
-    assert status.state is RequestState.PENDING
+    assert await requests.find(raised.value.request_id) is None
 
 
 @virtual_time
