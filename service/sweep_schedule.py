@@ -91,9 +91,10 @@ class SweepSchedule:
             changed = _changed(before, keys) if is_known and before is not None else None
             sweeps = [(tenant, lanes) for tenant, lanes in await self._concerned(changed) if lanes]
             # The last one says that the change is seen to, once all of it is asked for; where only a tenant is gone, it has no lanes.
+            # Those before it say what had been seen to before: where the next is not asked for, it is known what still has to be.
             *others, last_one = sweeps or [(None, {})]
             for tenant, lanes in others:
-                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER)
+                await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER, keys=last.keys if last else "")
             await self._sweeps.ask(last_one[1], tenant=last_one[0], caller=REKEY_CALLER, keys=digest)
         self._keys = keys
 

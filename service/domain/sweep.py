@@ -137,7 +137,8 @@ class MalformedSweepRecordError(ValueError):
 class SweepAsked:
     """Who asked for a sweep of which lanes, and when (ms since 1970). Written last: whoever reads it knows that every lane's command is.
 
-    `keys` says which keys a sweep that the service itself asks for is about, as a digest; empty for anybody else's.
+    `keys` is a digest of the keys that the groups are under, or will be by a sweep, for one that the service itself asks for; empty for
+    anybody else's.
     """
 
     id: str

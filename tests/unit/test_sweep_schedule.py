@@ -28,6 +28,7 @@ class Directory(FakeDirectory):
     of_tenants: dict[TenantId, dict[Region, KeyRef]] = field(
         default_factory=lambda: {ACME: {EU: KeyArn("a-eu"), US: KeyArn("a-us")}, BLUE: {EU: KeyArn("b-eu")}}
     )
+    without_lanes: set[TenantId] = field(default_factory=set)
 
     async def keys(self) -> Mapping[TenantId, Mapping[Region, KeyRef]]:
         return {tenant: dict(keys) for tenant, keys in self.of_tenants.items()}
@@ -39,7 +40,14 @@ class Directory(FakeDirectory):
         return {
             tenant: {Lane(ACCOUNT, region): key for region, key in self.of_tenants[tenant].items()}
             for tenant in tenants
+            if tenant not in self.without_lanes
         }
+
+
+@dataclass(slots=True)
+class Replica:
+    sweeps: SweepRequests
+    is_first: bool
 
 
 class Bench:
@@ -52,7 +60,7 @@ class Bench:
         self.directory = Directory()
 
     @asynccontextmanager
-    async def replica(self, *, is_first: bool = True, directory: Directory | None = None) -> AsyncIterator[None]:
+    async def replica(self, *, is_first: bool = True) -> AsyncIterator["Replica"]:
         """One replica, which has read the topic from its beginning."""
         sweeps = SweepRequests(
             publisher=self.publisher,
@@ -64,17 +72,18 @@ class Bench:
         )
         for value in self.publisher.values(REQUESTS_TOPIC):
             sweeps.apply(value)
+        replica = Replica(sweeps, is_first)
         schedule = SweepSchedule(
-            directory=directory or self.directory,
+            directory=self.directory,
             sweeps=sweeps,
             clock=VirtualClock(),
-            is_ours=lambda: is_first,
+            is_ours=lambda: replica.is_first,
             interval_s=self.interval_s,
             is_rekeying=self.is_rekeying,
         )
         running = asyncio.create_task(schedule.run())
         try:
-            yield
+            yield replica
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):
@@ -149,7 +158,61 @@ async def test_a_change_of_several_tenants_is_a_sweep_for_each_with_its_own_key(
         (BLUE, (Lane(ACCOUNT, EU),)),
     ]
     assert [command.key for command in bench.commands[2:]] == ["a-eu-2", "b-eu-2"]
-    assert [not asked.keys for asked in bench.asked[1:]] == [True, False], "the last one says that all is asked for"
+    before, halfway, after = (asked.keys for asked in bench.asked)
+    assert before == halfway != after, "the last one says that all is asked for"
+
+
+@virtual_time
+async def test_where_only_some_of_a_change_could_be_asked_for_the_rest_of_it_is_and_nothing_else():
+    class Publisher(FakePublisher):
+        async def publish(self, record):
+            if record.topic == WORK_TOPIC and SweepCommand.from_bytes(record.value).tenant == BLUE and not is_back:
+                await asyncio.sleep(60)
+            await super().publish(record)
+
+    bench, is_back = Bench(is_rekeying=True), False
+    bench.publisher = Publisher()
+    async with bench.replica():
+        await asyncio.sleep(60)
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+        bench.directory.of_tenants[BLUE][EU] = KeyArn("b-eu-2")
+        await asyncio.sleep(15)
+        assert [asked.tenant for asked in bench.asked[1:]] == [ACME]
+        is_back = True
+        await asyncio.sleep(200)
+    assert [asked.tenant for asked in bench.asked[2:]] == [ACME, BLUE], "the first once more, which finds all right"
+
+
+@virtual_time
+async def test_after_a_change_of_a_tenant_without_lanes_the_next_one_still_sweeps_its_own_tenant_alone():
+    bench = Bench(is_rekeying=True)
+    bench.directory.without_lanes.add(BLUE)
+    async with bench.replica():
+        await asyncio.sleep(60)
+        bench.directory.of_tenants[BLUE][EU] = KeyArn("b-eu-2")
+        await asyncio.sleep(60)
+        assert not bench.asked[-1].lanes
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+        await asyncio.sleep(60)
+    assert (bench.asked[-1].tenant, bench.asked[-1].lanes) == (ACME, (Lane(ACCOUNT, EU),))
+
+
+@virtual_time
+async def test_who_asks_again_after_another_did_goes_by_what_that_one_asked_for():
+    bench = Bench(is_rekeying=True)
+    async with bench.replica() as first:
+        await asyncio.sleep(60)
+        first.is_first = False
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu-2")
+        await asyncio.sleep(60)
+        async with bench.replica():
+            await asyncio.sleep(60)
+        asked = len(bench.asked)
+        first.sweeps.apply(bench.publisher.values(REQUESTS_TOPIC)[-1])
+        bench.directory.of_tenants[ACME][EU] = KeyArn("a-eu")  # as the first one knew it
+        first.is_first = True
+        await asyncio.sleep(60)
+    assert len(bench.asked) == asked + 1
 
 
 @virtual_time
