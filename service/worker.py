@@ -11,7 +11,7 @@ from typing import Final
 
 from service.dead_letters import DeadLetters
 from service.dispatcher import Held, Turn
-from service.domain.command import EnsureCommand
+from service.domain.command import MAX_REQUEST_IDS, EnsureCommand
 from service.domain.history import MAX_FLIPS
 from service.domain.outcome import Defer, End, FailureClass, Outcome, Recourse, State, next_step
 from service.domain.request import RequestOutcome
@@ -21,6 +21,7 @@ from service.ports import Clock, Observer, OutgoingRecord, Publisher
 DUE_HEADER: Final = "logwarden-due-ms"  # when a record on a retry topic is to be worked again: ms since 1970, decimal
 # What shows that tenant file, keys, rights and release are in order. A deferred one may yet need a dead letter.
 _WORKED: Final = (State.SEALED, State.ALREADY_SEALED, State.WOULD_SEAL)
+_LAST_WORD: Final = f"more than {MAX_REQUEST_IDS} requests wait for this group: ask again later what became of it"
 
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one each time
@@ -121,13 +122,15 @@ class Worker:
             "at_ms": at_ms,
             "deferrals": command.deferrals,
             "origin": str(command.origin) if command.origin else None,
-            "requests": list(command.request_ids),
+            "requests": list(command.request_ids[:MAX_REQUEST_IDS]),
             "is_dry_run": self._ensure.is_dry_run,
         }
         value = _ENCODER.encode(body).encode()
         records = [OutgoingRecord(self._topics.outcomes, str(outcome.log_group).encode(), value)]
-        for request_id in command.request_ids:
-            answer = RequestOutcome(id=request_id, at_ms=at_ms, outcome=outcome.as_dict())
+        for place, request_id in enumerate(command.request_ids):
+            is_told_more = place < MAX_REQUEST_IDS or outcome.state is not State.DEFERRED
+            told = outcome if is_told_more else replace(outcome, detail=f"{outcome.detail}; {_LAST_WORD}")
+            answer = RequestOutcome(id=request_id, at_ms=at_ms, outcome=told.as_dict())
             records.append(OutgoingRecord(self._topics.requests, request_id.encode(), answer.to_bytes()))
         if len(records) == 1:
             await self._publisher.publish(records[0])

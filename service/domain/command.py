@@ -18,6 +18,9 @@ _WIRE_VERSION: Final = 1
 _MAX_BYTES: Final = (
     512 * 1024
 )  # half of what a broker takes: whatever we write of a command has to fit, headers and all
+# On a command that is written: 10 kB of them. Repeated requests for a group that stays deferred gather on it, and to each of them each
+# deferral is told.
+MAX_REQUEST_IDS: Final = 300
 MAX_CALLER_LENGTH: Final = 256  # characters: an assumed role's ARN and a tool's name; it goes into a log line
 _INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
 _KINDS: Final = {"sweep": 1}  # what else is on the work topic, and its version
@@ -133,7 +136,10 @@ class EnsureCommand:
         return replace(self, deferrals=self.deferrals + 1, strikes=self.strikes + is_strike, shown_key=None, tags=None)
 
     def to_bytes(self) -> bytes:
-        """The command as JSON, small: fields at their default are left out."""
+        """The command as JSON, small: fields at their default are left out, and so are requests beyond MAX_REQUEST_IDS.
+
+        Whoever writes it tells those what has become of it by now, which is all that they hear.
+        """
         body: dict[str, Any] = {
             "v": _WIRE_VERSION,
             "account": self.log_group.account,
@@ -153,7 +159,7 @@ class EnsureCommand:
         if self.only_tenant is not None:
             body["tenant"] = self.only_tenant
         if self.request_ids:
-            body["requests"] = list(self.request_ids)
+            body["requests"] = list(self.request_ids[:MAX_REQUEST_IDS])
         if self.deferrals:
             body["deferrals"] = self.deferrals
         if self.strikes:

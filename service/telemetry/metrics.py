@@ -7,7 +7,7 @@ from platform import python_version
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from service.domain.command import EnsureCommand
+from service.domain.command import MAX_REQUEST_IDS, EnsureCommand
 from service.domain.log_group import Lane
 from service.domain.outcome import FailureClass, Outcome
 
@@ -104,7 +104,10 @@ class Metrics:
         if failure is not None:
             fields |= {"failure": failure.label, "fault": failure.fault.value, "hint": failure.hint}
         if failure is not None or command.request_ids:
-            fields |= {"origin": str(command.origin) if command.origin else None, "requests": list(command.request_ids)}
+            fields |= {
+                "origin": str(command.origin) if command.origin else None,
+                "requests": list(command.request_ids[:MAX_REQUEST_IDS]),
+            }
         log = _log.warning if failure is not None else _log.info
         log("outcome", **fields, trigger=command.trigger.value, deferrals=command.deferrals, seconds=round(seconds, 3))
 

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from service.domain.command import EnsureCommand, MalformedCommandError, Origin, Priority, Trigger
+from service.domain.command import (
+    MAX_REQUEST_IDS,
+    EnsureCommand,
+    MalformedCommandError,
+    Origin,
+    Priority,
+    Trigger,
+)
 from service.domain.log_group import LogGroup
 
 GROUP = LogGroup.of("111122223333", "eu-west-1", "/app/a")
@@ -268,3 +275,9 @@ def test_who_is_joined_by_a_deletion_stays_who_they_are_and_proves_nothing_more(
         assert (merged.trigger, merged.deferrals, merged.request_ids) == (trigger, deferrals, ("r",))
         assert merged.priority is waiting.priority
         assert merged.shown_key is None
+
+
+def test_a_command_that_gathered_more_requests_than_fit_is_written_with_the_first_of_them():
+    requests = tuple(f"req-{number:026d}" for number in range(16_000))
+    gathered = command(requests=requests)
+    assert EnsureCommand.from_bytes(gathered.to_bytes()) == command(requests=requests[:MAX_REQUEST_IDS])

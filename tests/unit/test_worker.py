@@ -10,7 +10,7 @@ import pytest
 
 from service.dead_letters import DeadLetters
 from service.dispatcher import Held, Turn
-from service.domain.command import EnsureCommand, Origin, Trigger
+from service.domain.command import MAX_REQUEST_IDS, EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.log_group import KeyAlias, KeyArn, TenantId
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
@@ -1049,3 +1049,19 @@ async def test_an_exception_that_nobody_foresaw_is_a_bug_and_passes(where: str, 
     assert bench.topics == {}
     assert bench.observer.outcomes == []
     assert bench.observer.calls == ([(LANE, None, 0.25)] if where == "publisher" else [])
+
+
+@virtual_time
+async def test_of_the_requests_for_one_group_that_stays_deferred_so_many_are_kept_and_the_others_are_told_so():
+    bench = Bench()
+    bench.log_groups.failures[group()].append(FailureClass.KEY_NOT_USABLE)
+    requests = tuple(new_request_id(number, bytes(10)) for number in range(MAX_REQUEST_IDS + 2))
+    await bench.work(ensure(requests=requests, **FRESH))
+    again = EnsureCommand.from_bytes(bench.only(RETRIES[0]).value)
+    assert again.request_ids == requests[:MAX_REQUEST_IDS]
+    assert len(again.to_bytes()) < 12_000
+    answers = [record_from_bytes(value) for value in bench.publisher.values(REQUESTS)]
+    assert [answer.id for answer in answers] == list(requests)
+    details = [answer.outcome["detail"] for answer in answers if isinstance(answer, RequestOutcome)]
+    assert ["ask again later" in detail for detail in details] == [False] * MAX_REQUEST_IDS + [True] * 2
+    assert bench.outcome["requests"] == list(requests[:MAX_REQUEST_IDS])
