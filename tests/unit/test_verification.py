@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -127,6 +129,23 @@ async def test_what_is_forgotten_is_not_looked_at_and_what_comes_later_is():
     bench.sealed("b")
     await asyncio.sleep(60)
     assert [list(look.keys) for look in bench.looks] == [["b"]]
+
+
+@virtual_time
+async def test_what_has_been_looked_at_is_not_kept():
+    class Key(str):
+        __slots__ = ("__weakref__",)
+
+    bench = Bench()
+    key = Key(key_of())
+    bench.verification.ended(Outcome(log_group=group(), state=State.SEALED, tenant=TENANT, key=key))  # type: ignore[arg-type]
+    kept = weakref.ref(key)
+    del key
+    await asyncio.sleep(60)
+    assert len(bench.looks) == 1
+    bench.submitted.clear()
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("after_s", [0.0, AFTER_S])
