@@ -19,11 +19,12 @@ class Forwarding:
         """Wait until cancelled; raise what a forwarding task raised, before or since: a bug, which is to end the process."""
         raise await self._bugs.get()
 
-    def start(self, forward: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+    def start(self, forward: Coroutine[Any, Any, None], delivery: Delivery) -> asyncio.Task[None]:
         """Run `forward`, then finish the delivery."""
         task = asyncio.get_running_loop().create_task(forward)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, delivery))
+        return task
 
     async def drain(self, deadline_s: float) -> None:
         """Wait up to `deadline_s` seconds for what has started, then cancel it; its records are read again."""

@@ -75,6 +75,7 @@ class Intake(Forwarding):
             self._dispatcher.drain(deadline_s), self._sweeper.drain(deadline_s), super().drain(deadline_s)
         )
         self._verification.forget()  # what was sealed meanwhile, too
+        self._sweeper.forget()
         self._too_new.clear()
 
     def _concerns_nobody(self, command: EnsureCommand) -> bool:

@@ -34,6 +34,9 @@ _NOT_SETTINGS = frozenset(
 _MAX_SESSION_TAGS = 50
 _ENDPOINT_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#{}]*)?\Z")
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
+_LEAST_INTERVAL_S = (
+    3600.0  # as long as a sweep tries at a lane that does not answer: the next one would only wait for it
+)
 
 
 class Role(StrEnum):
@@ -74,6 +77,12 @@ def _ascending(delays_s: list[float]) -> list[float]:
     if any(d <= 0 for d in delays_s) or sorted(set(delays_s)) != delays_s:
         raise ValueError("delays are positive and ascending")
     return delays_s
+
+
+def _interval(interval_s: float) -> float:
+    if 0 < interval_s < _LEAST_INTERVAL_S:
+        raise ValueError(f"sweeps are {_LEAST_INTERVAL_S:.0f} s apart at least; 0 is for none")
+    return interval_s
 
 
 def _endpoint_url(url: str | None) -> str | None:
@@ -241,17 +250,18 @@ class Settings(BaseSettings):
     )
 
     sweep_max_waiting: int = Field(
-        300,
-        ge=50,
-        description="Log groups of a sweep that wait in one lane at once: a minute of its quota, so that a sweep of a whole organisation "
-        "takes neither memory nor anybody's turn.",
+        10_000,
+        ge=100,
+        description="Log groups that sweeps have found and that wait in one replica at once, besides `max_pending`; lanes have places in "
+        "turn, each two pages' worth (100) at most, which is 20 s of its quota.",
     )
 
-    sweep_interval_s: float = Field(
+    sweep_interval_s: Annotated[float, AfterValidator(_interval)] = Field(
         0.0,
         ge=0,
         le=30 * 86_400,
-        description="How often every log group is looked at (seconds), for what events have missed; 0 for never, since it takes a call for "
+        description="How often every log group is looked at (seconds; an hour or more, after which a sweep gives up a lane that does not "
+        "answer), for what events have missed; 0 for never, since it takes a call for "
         "50 groups of the DescribeLogGroups quota that others may need. A day's begins at midnight, UTC. Beyond "
         "`topic_request_retention_s` a restart begins one more.",
     )

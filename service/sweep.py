@@ -1,15 +1,15 @@
 """Sweeps lanes: walks all log groups of a lane by pages, and has those ensured that are not under their tenant's key.
 
 A page is a command in its lane like any other, the least urgent, so it waits for the lane's tokens and its holds. What it finds wrong
-is ensured by commands of the same lane, of which only a few hundred wait at once; the right ones, nearly all, cost a fiftieth of a
+is ensured by commands of the same lane, of which only a few dozen wait at once; the right ones, nearly all, cost a fiftieth of a
 call each. The record that asked for the sweep stays open until all of them have ended. What is remembered here is in no topic: the
 next owner of the lane begins again, and passes over what has been done.
 """
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, assert_never
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -43,7 +43,8 @@ _REPORT_INTERVAL_S: Final = 30.0
 class Sweeper(Forwarding):
     """Does the sweeps of the lanes that this replica owns: one sweep of a lane at a time, the others after it.
 
-    `submit` queues a command in its lane. At most `max_waiting` commands of one lane wait for their end, a page at least.
+    `submit` queues a command in its lane. At most `max_waiting` commands wait for their end, in all lanes; where there is no place for
+    more, lanes take what becomes free in turn. Two pages' worth at most are one lane's.
     """
 
     def __init__(
@@ -66,52 +67,80 @@ class Sweeper(Forwarding):
         self._clock = clock
         self._submit = submit
         self._requests_topic = requests_topic
-        self._max_waiting = max(max_waiting, _PAGE_SIZE)
-        self._walks: dict[Lane, deque[_Walk]] = {}
+        self._max_waiting = max_waiting
+        self._places = asyncio.Semaphore(max_waiting)
+        self._lanes: dict[Lane, _Sweeps] = {}
 
     def begin(self, command: SweepCommand, delivery: Delivery) -> None:
         """Sweep a lane; the delivery is finished when it is done and that is told. A repeat joins the first."""
-        walks = self._walks.setdefault(command.lane, deque())
-        for walk in walks:
+        sweeps = self._lanes.get(command.lane)
+        for walk in sweeps.walks if sweeps else ():
             if walk.command.sweep_id == command.sweep_id:
                 walk.deliveries.append(delivery)
                 return
         now = self._clock.now()
-        walks.append(_Walk(command, [delivery], began_at=now, reported_at=now, token_at=now))
-        if len(walks) == 1:
-            self._go_on(walks[0])
+        walk = _Walk(command, [delivery], self._places, began_at=now, reported_at=now, token_at=now)
+        if sweeps is None:
+            task = self.start(self._sweep(command.lane), untracked())
+            self._lanes[command.lane] = _Sweeps(deque([walk]), task)
+        else:
+            sweeps.walks.append(walk)
 
     def ended(self, outcome: Outcome) -> None:
         """Be told of an outcome, of any command: those that a sweep waits for are counted."""
-        walk = self._current(outcome.log_group.lane)
-        if walk is not None and outcome.log_group in walk.results:
+        sweeps = self._lanes.get(outcome.log_group.lane)
+        if sweeps is not None and outcome.log_group in (is_open := sweeps.walks[0].open):
             is_failed = outcome.state is State.FAILED and outcome.failure is not None
-            walk.results[outcome.log_group] = outcome.failure.label if is_failed and outcome.failure else outcome.state
+            is_open[outcome.log_group] = outcome.failure.label if is_failed and outcome.failure else outcome.state
 
     def forget(self) -> None:
         """The lanes may have another owner from here on, who begins again."""
-        self._walks.clear()
+        for sweeps in self._lanes.values():
+            sweeps.task.cancel()
+        self._lanes.clear()
+        self._places = asyncio.Semaphore(self._max_waiting)  # commands that were dropped never give theirs back
 
     async def work(self, command: SweepCommand, turn: Turn) -> Held | None:
         """Look at the next page of a lane. Held where the lane cannot be called now. Raises GivenUpError."""
-        walk = self._current(command.lane)
-        if walk is None or walk.command.sweep_id != command.sweep_id:
+        sweeps = self._lanes.get(command.lane)
+        if sweeps is None or (walk := sweeps.walks[0]).command.sweep_id != command.sweep_id:
             return None  # forgotten
         if self._clock.now() - walk.token_at >= _TOKEN_S:
             walk.begin_anew()
         try:
-            page: _Page = await self._retrying(walk, turn)(self._look, walk, turn)
+            page: _Page | None = await self._retrying(sweeps, turn)(self._look, walk, turn)
         except CallFailedError as e:
-            if e.failure.recourse is Recourse.HOLD and not self._is_overdue(walk):
+            if e.failure.recourse is Recourse.HOLD and not self._is_overdue(sweeps):
                 return Held(e.failure, e.detail)
             walk.failure = e.failure.label, e.detail
-            walk.is_walked = True
+            page = None
         else:
-            if self._current(command.lane) is walk:  # not forgotten meanwhile
-                await self._take(walk, page)
-        walk.is_asked = False
-        self._go_on(walk)
+            sweeps.failing_since = None
+        if walk.asked is not None and not walk.asked.done():  # done: it was forgotten meanwhile
+            walk.asked.set_result(page)
         return None
+
+    # -- the walk
+
+    async def _sweep(self, lane: Lane) -> None:
+        walks = self._lanes[lane].walks
+        while walks:
+            await self._walk(walks[0])
+            self.start(self._tell_the_end(walks.popleft()), untracked())
+        del self._lanes[lane]
+
+    async def _walk(self, walk: "_Walk") -> None:
+        """Page by page; the next one is asked for while what the last one found still waits, and takes its place behind that."""
+        is_walked = False
+        while not is_walked:
+            await walk.until_open(_PAGE_SIZE)
+            walk.asked = asyncio.get_running_loop().create_future()
+            self._submit(walk.command, untracked())
+            page = await walk.asked
+            is_walked = page is None or page.next_token is None
+            if page is not None:
+                await self._take(walk, page)
+        await walk.until_open(0)
 
     # -- a page
 
@@ -126,6 +155,7 @@ class Sweeper(Forwarding):
         await self._log_groups.ready(lane.account)
         async with turn.call(Quota.DESCRIBE):
             page = await self._log_groups.page(lane, walk.token)
+        at_ms = self._clock.epoch_ms()
         findings = []
         for name, key in page.keys.items():
             group = LogGroup(lane.account, lane.region, name)
@@ -135,7 +165,7 @@ class Sweeper(Forwarding):
                 raise _OtherKeyError
             right_key = await self._right_key(group, decision)
             findings.append(_Finding(group, key, decision, right_key))
-        return _Page(findings, page.next_token)
+        return _Page(findings, page.next_token, at_ms)
 
     async def _right_key(self, log_group: LogGroup, decision: Decision | None) -> KeyArn | None:
         """The key's own ARN, which is what AWS shows; None where there is none or an alias stands for none: that is told when it is used."""
@@ -152,21 +182,21 @@ class Sweeper(Forwarding):
         is_theirs = isinstance(decision, Owned) and decision.tenant == tenant and decision.key != key
         return key is not None and is_theirs and self._clock.now() - walk.began_at < _AGREE_S
 
-    def _retrying(self, walk: "_Walk", turn: Turn) -> AsyncRetrying:
+    def _retrying(self, sweeps: "_Sweeps", turn: Turn) -> AsyncRetrying:
         """Tries for as long as it takes, unless the fault is the lane's: then only as often as a command would. See `Ensure`."""
 
         def is_enough(state: RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             if not isinstance(error, CallFailedError):
                 return False
-            if walk.failing_since is None:
-                walk.failing_since = self._clock.now()
+            if sweeps.failing_since is None:
+                sweeps.failing_since = self._clock.now()
             if error.failure is FailureClass.ACCOUNT_NOT_LISTED:
                 return True
             if error.failure.recourse is Recourse.HOLD:
                 is_vain = turn.is_probing or not error.failure.is_retried_in_place
                 return is_vain or state.attempt_number >= _ATTEMPTS
-            return self._is_overdue(walk)
+            return self._is_overdue(sweeps)
 
         return AsyncRetrying(
             retry=retry_if_exception_type((CallFailedError, _OtherKeyError)),
@@ -176,87 +206,55 @@ class Sweeper(Forwarding):
             reraise=True,
         )
 
-    def _is_overdue(self, walk: "_Walk") -> bool:
-        return walk.failing_since is not None and self._clock.now() - walk.failing_since >= _GIVE_UP_S
+    def _is_overdue(self, sweeps: "_Sweeps") -> bool:
+        return sweeps.failing_since is not None and self._clock.now() - sweeps.failing_since >= _GIVE_UP_S
 
     # -- what comes of it
 
     async def _take(self, walk: "_Walk", page: "_Page") -> None:
-        walk.failing_since = None
+        walk.token, walk.token_at = page.next_token, self._clock.now()
         for finding in page.findings:
-            self._act(walk, finding)
-        walk.token, walk.is_walked = page.next_token, page.next_token is None
-        walk.token_at = self._clock.now()
+            if self._is_to_be_ensured(walk, finding):
+                await self._ensure(walk, finding, page.at_ms)
         if self._clock.now() - walk.reported_at >= _REPORT_INTERVAL_S:
             walk.reported_at = self._clock.now()
             await self._report(walk, is_done=False)
 
-    def _act(self, walk: "_Walk", finding: "_Finding") -> None:
-        """Count a group, or have it ensured. What only tags decide is ensured whosever it is: AWS shows none here."""
+    def _is_to_be_ensured(self, walk: "_Walk", finding: "_Finding") -> bool:
+        """Count a group, unless it is to be ensured. What only tags decide is, whosever it is: AWS shows none here."""
         tenant = walk.command.tenant
         match finding.decision:
             case None:
-                self._ensure(walk, finding)
+                return True
             case Excluded():
-                walk.counts[State.EXCLUDED] += 1
+                result: str = State.EXCLUDED
             case Undecided(failure, _, owner):
-                walk.counts[failure.label if tenant in {None, owner} else OTHER_TENANT] += 1
+                result = failure.label if tenant in {None, owner} else OTHER_TENANT
             case Owned(owner) if tenant not in {None, owner}:
-                walk.counts[OTHER_TENANT] += 1
+                result = OTHER_TENANT
             case Owned() if finding.key is not None and finding.key == finding.right_key:
-                walk.counts[State.ALREADY_SEALED] += 1
+                result = State.ALREADY_SEALED
             case Owned():
                 if finding.key is not None:
                     walk.old_keys[finding.key] += 1
-                self._ensure(walk, finding)
+                return True
             case _:
                 assert_never(finding.decision)
+        walk.counts[result] += 1
+        return False
 
-    def _ensure(self, walk: "_Walk", finding: "_Finding") -> None:
-        if finding.log_group in walk.results:
+    async def _ensure(self, walk: "_Walk", finding: "_Finding", seen_at_ms: int) -> None:
+        if finding.log_group in walk.open:
             return  # AWS showed it twice
+        await walk.places.acquire()
+        walk.open[finding.log_group] = State.FAILED
         command = EnsureCommand(
             log_group=finding.log_group,
             trigger=Trigger.SWEEP,
-            accepted_at_ms=self._clock.epoch_ms(),
+            accepted_at_ms=seen_at_ms,
             shown_key=finding.key or "",
         )
-        walk.open += 1
-        walk.results[finding.log_group] = State.FAILED
-        self._submit(
-            command, _Awaited(untracked().ledger, 0, on_finish=partial(self._finished, walk, finding.log_group))
-        )
-
-    def _finished(self, walk: "_Walk", log_group: LogGroup) -> None:
-        walk.open -= 1
-        walk.counts[walk.results.pop(log_group)] += 1
-        self._go_on(walk)
-
-    # -- the walk
-
-    def _current(self, lane: Lane) -> "_Walk | None":
-        walks = self._walks.get(lane)
-        return walks[0] if walks else None
-
-    def _go_on(self, walk: "_Walk") -> None:
-        """Ask for the next page if there is room for what it may find; end the walk where there is none left, and nothing open."""
-        if walk.is_asked or self._current(walk.command.lane) is not walk:
-            return
-        if walk.is_walked:
-            if not walk.open:
-                self._end(walk)
-        elif walk.open + _PAGE_SIZE <= self._max_waiting:
-            walk.is_asked = True
-            self._submit(walk.command, untracked())
-
-    def _end(self, walk: "_Walk") -> None:
-        self.start(self._tell_the_end(walk), untracked())
-        walks = self._walks[walk.command.lane]
-        walks.popleft()
-        if walks:
-            self._go_on(walks[0])
-        else:
-            del self._walks[walk.command.lane]
+        self._submit(command, _Awaited(untracked().ledger, 0, walk=walk, log_group=finding.log_group))
 
     async def _tell_the_end(self, walk: "_Walk") -> None:
         await self._report(walk, is_done=True)
@@ -292,39 +290,51 @@ class _Finding:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What one call shows, decided; `next_token` is None on the last one."""
+    """What one call shows at `at_ms` (since 1970), decided; `next_token` is None on the last one."""
 
     findings: Sequence[_Finding]
     next_token: str | None
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Awaited(Delivery):
-    """The end of a command that is in no record."""
+    """The end of a command that is in no record, but in a walk."""
 
-    on_finish: Callable[[], None]
+    walk: "_Walk"
+    log_group: LogGroup
 
     def finish(self) -> None:
-        self.on_finish()
+        self.walk.ended(self.log_group)
+
+
+@dataclass(slots=True, eq=False)
+class _Sweeps:
+    """The sweeps of one lane: the first is walked. `failing_since` (monotonic) is theirs in common, so that the others are not given
+    an hour each of a lane that does not answer.
+    """
+
+    walks: "deque[_Walk]"
+    task: asyncio.Task[None]
+    failing_since: float | None = None
 
 
 @dataclass(slots=True, eq=False)
 class _Walk:
-    """One sweep of one lane: `open` commands of it have not ended; `results` are what is known of their groups. Times are monotonic."""
+    """One sweep of one lane. `open` has the groups whose commands have not ended, and what is known of them. Times are monotonic."""
 
     command: SweepCommand
     deliveries: list[Delivery]
+    places: asyncio.Semaphore  # one for each open command
     began_at: float
     reported_at: float
     token_at: float
     token: str | None = None
-    is_walked: bool = False
-    is_asked: bool = False  # its next page waits in the lane
-    open: int = 0
-    results: dict[LogGroup, str] = field(default_factory=dict)
+    asked: "asyncio.Future[_Page | None] | None" = None
+    open: dict[LogGroup, str] = field(default_factory=dict)
+    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
     counts: Counter[str] = field(default_factory=Counter)
     old_keys: Counter[str] = field(default_factory=Counter)
-    failing_since: float | None = None
     failure: tuple[str, str] | None = None
 
     def begin_anew(self) -> None:
@@ -332,3 +342,15 @@ class _Walk:
         self.token = None
         self.counts.clear()
         self.old_keys.clear()
+
+    def ended(self, log_group: LogGroup) -> None:
+        """Count a group whose command has ended."""
+        self.counts[self.open.pop(log_group)] += 1
+        self.places.release()
+        self.has_ended.set()
+
+    async def until_open(self, at_most: int) -> None:
+        """Wait while more commands than that have not ended."""
+        while len(self.open) > at_most:
+            self.has_ended.clear()
+            await self.has_ended.wait()

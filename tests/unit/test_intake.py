@@ -45,10 +45,12 @@ class Bench:
         self.observer = RecordingObserver()
         self.deliveries = Deliveries()
         self.worked: list[EnsureCommand] = []
+        self.log_groups = TimedLogGroups()
         self.seconds = 1.0
         self.dispatcher = Dispatcher(
             schedule=Schedule(new_lane=new_lane, max_under_way=256),
             work=self.work,
+            sweep=lambda command, turn: sweeper.work(command, turn),  # noqa: PLW0108  it is made below
             verify=lambda command, turn: self.verification.look(command, turn),  # noqa: PLW0108  it is made below
             clock=clock,
             hold_s=5.0,
@@ -70,7 +72,7 @@ class Bench:
         )
         sweeper = Sweeper(
             directory=FakeDirectory(),
-            log_groups=TimedLogGroups(),
+            log_groups=self.log_groups,
             keys=FakeKeys(),
             publisher=self.publisher,
             clock=clock,
@@ -201,18 +203,36 @@ async def test_a_drain_ends_in_time_whatever_is_late():
 async def test_after_a_restart_records_are_worked_again():
     async with Bench().running() as bench:
         await bench.intake.drain(20)
-        bench.handle(ensure("early").to_bytes())
-        await asyncio.sleep(60)
-        assert bench.worked == []
         bench.intake.restart()
-        bench.handle(ensure("late").to_bytes())
+        bench.handle(ensure().to_bytes())
         await asyncio.sleep(2)
-        assert {command.log_group.name for command in bench.worked} == {"late"}
-        assert bench.deliveries.open == {0}, "the early one is read again"
+        assert len(bench.worked) == 1
+        assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_a_sweep_that_comes_while_it_drains_is_forgotten_with_the_others():
+    async with Bench().running() as bench:
+        bench.seconds = 5.0
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(1)
+        draining = asyncio.create_task(bench.intake.drain(20))
+        await asyncio.sleep(1)
+        bench.handle(SWEEP.to_bytes())
+        await draining
+        bench.intake.restart()
+        await asyncio.sleep(60)
+        assert bench.deliveries.open == {1}
+        assert bench.log_groups.pages == []
 
 
 @virtual_time
 async def test_a_group_that_is_gone_concerns_only_who_waits_to_be_started():
+    async with Bench().running() as bench:
+        again = ensure("it-was-joined-and-deferred", Trigger.DELETED).deferred(is_strike=False)
+        bench.handle(again.to_bytes())
+        await asyncio.sleep(2)
+        assert [command.deferrals for command in bench.worked] == [1]
     async with Bench().running() as bench:
         bench.handle(ensure("nobody-asked", Trigger.DELETED).to_bytes())
         assert bench.deliveries.finished.keys() == {0}

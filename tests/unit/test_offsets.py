@@ -1,6 +1,6 @@
 import pytest
 
-from service.domain.offsets import OffsetLedger, Progress, read_finished, write_finished
+from service.domain.offsets import OffsetLedger, Progress, read_finished, untracked, write_finished
 
 
 def test_a_ledger_that_has_seen_nothing_has_nothing_to_commit():
@@ -205,3 +205,11 @@ def test_offsets_that_are_passed_over_ascend_too(offset: int):
     ledger.pass_over(4, 4)
     with pytest.raises(ValueError, match=f"offset {offset} after 4"):
         ledger.pass_over(offset, offset)
+
+
+def test_work_that_no_record_asks_for_shares_a_ledger_in_which_nothing_is_ever_open():
+    first, second = untracked(), untracked()
+    assert first.ledger is second.ledger
+    first.finish()
+    second.finish()
+    assert (len(second.ledger), second.ledger.window, second.ledger.position) == (0, 0, None)

@@ -11,7 +11,7 @@ import pytest
 from service.dead_letters import DeadLetters
 from service.dispatcher import Dispatcher
 from service.domain.command import EnsureCommand, Priority, Trigger
-from service.domain.log_group import KeyAlias, KeyArn, Lane, LogGroup, TenantId
+from service.domain.log_group import AccountId, KeyAlias, KeyArn, Lane, LogGroup, TenantId
 from service.domain.outcome import FailureClass, State
 from service.domain.schedule import Schedule
 from service.domain.sweep import LaneReport, SweepCommand, new_sweep_id, sweep_record_from_bytes
@@ -224,13 +224,45 @@ async def test_a_thousand_wrong_groups_among_ten_thousand_are_sealed_once_each()
 
 
 @virtual_time
-async def test_never_more_than_the_limit_wait():
-    async with Bench(groups=1000, wrong=1000, max_waiting=120).running() as bench:
+async def test_never_more_than_two_pages_of_a_lane_wait():
+    async with Bench(groups=1000, wrong=1000).running() as bench:
         began = now()
         bench.handle(sweep())
         await bench.until_finished()
         assert now() - began == pytest.approx(200, rel=0.03)
-        assert 100 <= bench.most_waiting <= 120 + 1, "the commands, and the next page"
+        assert 50 < bench.most_waiting <= 100
+
+
+@virtual_time
+async def test_never_more_than_the_limit_wait_and_lanes_have_its_places_in_turn():
+    bench = Bench(max_waiting=60)
+    lanes = [Lane(AccountId(f"{number:012d}"), LANE.region) for number in range(1, 9)]
+    for lane in lanes:
+        bench.log_groups.keys |= {group(name(number), lane): None for number in range(200)}
+    async with bench.running():
+        for lane in lanes:
+            bench.handle(sweep(lane=lane))
+        await asyncio.sleep(20)
+        sealed = [len(bench.log_groups.started(lane)) for lane in lanes]
+        assert sum(sealed) == pytest.approx(8 * 5 * 20, rel=0.1), "a few places a lane are enough for its quota"
+        assert max(sealed) - min(sealed) <= 10
+        await bench.until_finished()
+        assert 50 <= bench.most_waiting <= 60 + len(lanes), "the commands, and a page a lane"
+        assert [report.counts for report in bench.reports if report.is_done] == [{"sealed": 200}] * 8
+
+
+@virtual_time
+async def test_what_was_dropped_takes_no_places_from_the_next_owner():
+    async with Bench(groups=100, wrong=100, max_waiting=50).running() as bench:
+        for _ in range(3):
+            bench.handle(sweep())
+            await asyncio.sleep(2)
+            await bench.intake.drain(20)
+            bench.intake.restart()
+        bench.handle(sweep())
+        await asyncio.sleep(60)
+        assert len(bench.sealed) == 100
+        assert sum(bench.report.counts.values()) == 100
 
 
 @virtual_time
@@ -372,6 +404,83 @@ async def test_a_lane_that_never_answers_is_given_up_after_an_hour_and_that_is_t
         assert 3600 <= now() - began <= 3600 + 120
         assert bench.report.failure == (failure.label, "as told")
         assert bench.report.counts == {}
+
+
+@virtual_time
+async def test_sweeps_of_a_lane_that_never_answers_do_not_pile_up():
+    async with Bench(groups=10).running() as bench:
+        bench.log_groups.page_failures.extend([FailureClass.ROLE_NOT_ASSUMABLE] * 10_000)
+        for number in range(12):
+            bench.handle(sweep(number))
+            await asyncio.sleep(1800)
+            assert len(bench.deliveries.open) <= 3
+        await bench.until_finished(3600 + 120)
+        assert {report.failure for report in bench.reports} == {("role-not-assumable", "as told")}
+
+
+@virtual_time
+async def test_a_sweep_that_finds_the_lane_answering_again_is_no_failure_whatever_the_one_before_it_met():
+    async with Bench(groups=10).running() as bench:
+        bench.log_groups.page_failures.extend([FailureClass.ROLE_NOT_ASSUMABLE] * 10_000)
+        bench.handle(sweep(1))
+        await asyncio.sleep(3500)
+        bench.handle(sweep(2))
+        while len(bench.deliveries.open) > 1:
+            await asyncio.sleep(0.01)
+        bench.log_groups.page_failures.clear()
+        await bench.until_finished(120)
+        assert [report.failure is None for report in bench.reports if report.is_done] == [False, True]
+
+
+@virtual_time
+async def test_a_lane_that_answers_now_and_then_is_not_given_up():
+    bench = Bench(groups=120)
+    away = [FailureClass.NOT_AUTHORIZED] * 50
+    bench.log_groups.before_page = lambda number: (
+        bench.log_groups.page_failures.extend(away) if number in {0, 51, 102} else None
+    )
+    async with bench.running():
+        began = now()
+        bench.handle(sweep())
+        await bench.until_finished()
+        assert now() - began > 3600
+        assert (bench.report.failure, bench.report.counts) == (None, {"already-sealed": 120})
+
+
+@virtual_time
+async def test_a_group_that_aws_shows_twice_is_counted_once():
+    bench = Bench(groups=60, wrong=60)
+
+    async def page(lane: Lane, token: str | None) -> LogGroupPage:
+        names = [name(number) for number in (range(50) if token is None else range(40, 60))]
+        return LogGroupPage(dict.fromkeys(names, OTHER_KEY), None if token else "2")
+
+    bench.log_groups.page = page  # type: ignore[method-assign]
+    async with bench.running():
+        bench.publisher.stall("outcomes")  # so that the first is open when the second is seen
+        bench.handle(sweep())
+        await asyncio.sleep(60)
+        bench.publisher.resume()
+        await bench.until_finished()
+        assert bench.report.counts == {"sealed": 60}
+
+
+@virtual_time
+async def test_a_page_that_is_answered_after_the_lanes_may_have_another_owner_ensures_nothing():
+    async with Bench(groups=100, wrong=100).running() as bench:
+        bench.log_groups.latency_s = 5.0
+        bench.handle(sweep())
+        await asyncio.sleep(1)
+        assert len(bench.log_groups.pages) == 1
+        bench.sweeper.forget()
+        await asyncio.sleep(60)
+        assert bench.log_groups.calls == []
+        assert bench.deliveries.open == {0}
+        bench.handle(sweep())
+        await asyncio.sleep(0)
+        bench.sweeper.forget()
+        await asyncio.sleep(60)
+        assert (len(bench.log_groups.pages), bench.log_groups.calls) == (1, [])
 
 
 @virtual_time
