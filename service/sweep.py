@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from service.dispatcher import Held, Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.key import UnusableKey
-from service.domain.log_group import KeyArn, Lane, LogGroup, key_arn_in
+from service.domain.log_group import KeyArn, Lane, LogGroup, TenantId, key_arn_in
 from service.domain.offsets import Delivery, untracked
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
@@ -90,8 +90,7 @@ class Sweeper(Forwarding):
         """Be told of an outcome, of any command: those that a sweep waits for are counted."""
         sweeps = self._lanes.get(outcome.log_group.lane)
         if sweeps is not None and outcome.log_group in (is_open := sweeps.walks[0].open):
-            is_failed = outcome.state is State.FAILED and outcome.failure is not None
-            is_open[outcome.log_group] = outcome.failure.label if is_failed and outcome.failure else outcome.state
+            is_open[outcome.log_group] = _result(outcome, sweeps.walks[0].command.tenant)
 
     def forget(self) -> None:
         """The lanes may have another owner from here on, who begins again."""
@@ -221,7 +220,7 @@ class Sweeper(Forwarding):
             await self._report(walk, is_done=False)
 
     def _is_to_be_ensured(self, walk: "_Walk", finding: "_Finding") -> bool:
-        """Count a group, unless it is to be ensured. What only tags decide is, whosever it is: AWS shows none here."""
+        """Count a group, unless it is to be ensured. What only tags decide is, if it turns out to be the tenant's: AWS shows none here."""
         tenant = walk.command.tenant
         match finding.decision:
             case None:
@@ -253,6 +252,7 @@ class Sweeper(Forwarding):
             trigger=Trigger.SWEEP,
             accepted_at_ms=seen_at_ms,
             shown_key=finding.key or "",
+            only_tenant=walk.command.tenant,
         )
         self._submit(command, _Awaited(untracked().ledger, 0, walk=walk, log_group=finding.log_group))
 
@@ -272,6 +272,14 @@ class Sweeper(Forwarding):
             failure=walk.failure,
         )
         await self._publisher.publish(OutgoingRecord(self._requests_topic, report.id.encode(), report.to_bytes()))
+
+
+def _result(outcome: Outcome, tenant: TenantId | None) -> str:
+    """What an outcome is counted as; only its tags may have told that a group is another tenant's."""
+    if outcome.state is State.EXCLUDED and outcome.tenant is not None and tenant not in {None, outcome.tenant}:
+        return OTHER_TENANT
+    is_failed = outcome.state is State.FAILED and outcome.failure is not None
+    return outcome.failure.label if is_failed and outcome.failure is not None else outcome.state
 
 
 class _OtherKeyError(Exception):

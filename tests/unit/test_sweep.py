@@ -582,6 +582,20 @@ async def test_groups_that_only_their_tags_tell_apart_are_ensured_one_by_one():
 
 
 @virtual_time
+async def test_a_group_that_its_tags_tell_to_be_another_tenants_is_no_business_of_this_ones_sweep():
+    async with Bench(groups=10).running() as bench:
+        bench.directory.by_tags = True
+        for number, tenant in ((3, OTHER_TENANT), (4, TENANT)):
+            bench.log_groups.keys[group(name(number))] = OTHER_KEY
+            bench.directory.decisions[group(name(number))] = Owned(tenant, key_of(), "rule")
+        bench.handle(sweep(tenant=TENANT))
+        await bench.until_finished()
+        assert bench.report.counts == {"already-sealed": 8, "other-tenant": 1, "sealed": 1}
+        assert bench.sealed == {name(4): 1}
+        assert bench.publisher.values("dead-letters") == []
+
+
+@virtual_time
 async def test_a_registry_that_has_not_heard_of_the_new_key_is_waited_for():
     new_key = KeyArn(f"{key_of()}-new")
     async with Bench(groups=10).running() as bench:
