@@ -92,7 +92,7 @@ class ReplicaView:
         if Role.WORKER in self._settings.roles:
             yield FenceCollector(self.calls_kept_back_s)
             yield LaneCollector(self.lanes, max_lanes=self._settings.metrics_max_lanes)
-            yield RegistryCollector(self._cache)
+            yield RegistryCollector(lambda: self._directory, self._cache)
 
     def lanes(self) -> LanesStatus:
         """Every lane of this replica."""

@@ -114,6 +114,11 @@ class CachedDirectory:
         return None if held is None else _told(held)
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the source's data on some account were refused; until it is asked about that account again."""
+        return any(_is_wrong(held) for held in self._failing.values())
+
+    @property
     def stale_s(self) -> float:
         """The age (seconds) of the oldest answer that the source fails to renew; 0 where there is none."""
         ages = [self._age_s(held) for held in self._failing.values() if held.answer and held.answer.is_listed]
@@ -201,6 +206,10 @@ class CachedDirectory:
         self._list.changed()
         for held in self._all() if accounts is None else filter(None, map(self._found, accounts)):
             held.epoch += 1
+        for held in [each for each in self._failing.values() if _is_wrong(each)]:
+            self._fetch_unless_failing(
+                held
+            )  # or a refusal would outlive its mending where nobody asks about the account
 
     # -- how old is it
 
@@ -303,9 +312,7 @@ class CachedDirectory:
     def _recovered(self, asked_at_s: float) -> None:
         """Forget outages that are older than an answer: accounts that nobody asks about any more would show them for ever."""
         outdated = [
-            account
-            for account, held in self._failing.items()
-            if not isinstance(held.failure, SourceDataError) and held.failed_at_s <= asked_at_s
+            account for account, held in self._failing.items() if not _is_wrong(held) and held.failed_at_s <= asked_at_s
         ]
         for account in outdated:
             del self._failing[account]
@@ -345,6 +352,10 @@ class CachedDirectory:
         while len(kept) > limit:
             account, _ = kept.popitem(last=False)
             self._failing.pop(account, None)
+
+
+def _is_wrong(held: _Held) -> bool:
+    return isinstance(held.failure, SourceDataError)
 
 
 def _told(held: _Held) -> SourceError:

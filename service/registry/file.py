@@ -225,6 +225,11 @@ class FileDirectory:
         for rule, first in islice(rules.never_first(), _MAX_LOGGED_PROBLEMS):
             _log.warning("tenant_rule_never_decides", rule=str(rule), same_as=str(first))
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the file as it is now was refused."""
+        return self.last_error is not None
+
     async def decide(self, log_group: LogGroup, tags: Mapping[str, str] | None) -> Decision:
         """Decide by the rules in force; never raises, since they are in memory."""
         return self._rules.decide(log_group, tags)

@@ -102,6 +102,10 @@ class Registry(TenantDirectory, Protocol):
     def last_error(self) -> Exception | None:
         """Why something in force is not what the registry holds now; None where it is."""
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether that is because what the registry holds is wrong, which somebody has to mend; an outage is not."""
+
     async def watch(self) -> None:
         """Keep up with the registry until cancelled. Never returns."""
 

@@ -1,4 +1,4 @@
-"""Metrics of the cache in front of a registry that is elsewhere. Accounts and tenants are never labels."""
+"""Metrics of the registry, and of the cache in front of one that is elsewhere. Accounts and tenants are never labels."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
@@ -39,6 +39,18 @@ class RegistryMetrics:
         self._seconds.observe(seconds)
 
 
+class InForce(Protocol):
+    """What is shown of every registry."""
+
+    @property
+    def loaded_at_ms(self) -> int:
+        """When what it holds last was found changed, in ms since 1970."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether what it holds now is wrong, so that something older is in force, or nothing."""
+
+
 class Cache(Protocol):
     """What is shown of the cache."""
 
@@ -52,12 +64,24 @@ class Cache(Protocol):
 
 
 class RegistryCollector(Collector):
-    """How old what is in force may be; read when somebody scrapes, of a registry that has a cache."""
+    """Whether what is in force is what the registry holds, and of a registry that has a cache how old it may be."""
 
-    def __init__(self, cache: Callable[[], Cache | None]) -> None:
+    def __init__(self, registry: Callable[[], InForce | None], cache: Callable[[], Cache | None]) -> None:
+        self._registry = registry
         self._cache = cache
 
     def collect(self) -> Iterable[Metric]:
+        if (registry := self._registry()) is not None:
+            yield GaugeMetricFamily(
+                "logwarden_registry_refused",
+                "1 while what the registry holds is wrong and was refused, so that the rules of before stay in force; /v1/status says why.",
+                registry.is_refused,
+            )
+            yield GaugeMetricFamily(
+                "logwarden_registry_loaded_timestamp_seconds",
+                "When the registry was last found changed and right, in seconds since 1970; for one elsewhere, found changed.",
+                registry.loaded_at_ms / 1000,
+            )
         if (cache := self._cache()) is None:
             return
         yield GaugeMetricFamily(

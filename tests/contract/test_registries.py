@@ -339,12 +339,14 @@ async def test_wrong_data_are_refused_loudly_once_and_the_last_answer_stays_in_f
         assert log["event"] == "registry_data_refused"
         assert "tenants[0].keys.eu-west-1: key 'alias/wrong' is not" in log["problems"][0]
         assert "alias/wrong" in str(directory.last_error)
+        assert directory.is_refused
         clock.now_s += 600
         assert "alias/wrong" in await unavailable(directory)
         await scene.store(parsed(acme(NEW), tmp_path))
         clock.now_s += 5
         assert key_in(await directory.decide(GROUP, None)) == NEW
         assert directory.last_error is None
+        assert not directory.is_refused
 
 
 async def test_wrong_data_with_nothing_before_them_give_no_key_and_say_what_is_wrong(scene, tmp_path):
@@ -518,6 +520,7 @@ async def test_a_file_that_turns_wrong_or_goes_away_leaves_the_last_rules_in_for
     assert not await directory.refresh()
     assert "acme.yaml:4: tenants[0].keys.eu-west-1" in str(directory.last_error)
     assert key_in(await directory.decide(GROUP, None)) == OLD
+    assert directory.is_refused
     path.unlink()
     assert not await directory.refresh()
     assert directory.last_error is not None
@@ -525,4 +528,5 @@ async def test_a_file_that_turns_wrong_or_goes_away_leaves_the_last_rules_in_for
     path.write_text(acme(NEW))
     assert await directory.refresh()
     assert directory.last_error is None
+    assert not directory.is_refused
     assert key_in(await directory.decide(GROUP, None)) == NEW

@@ -354,6 +354,22 @@ async def test_wrong_data_are_told_again_only_when_the_problem_is_another_one():
 
 
 @virtual_time
+async def test_an_outage_is_no_refusal_and_a_refusal_ends_with_a_change_though_nobody_asks_about_the_account():
+    source = FakeSource(failure=SourceUnavailableError("away"))
+    async with cached(source) as cache:
+        await cache.refused()
+        refused = [cache.directory.is_refused]
+        source.failure = SourceDataError("wrong")
+        await asyncio.sleep(5)
+        await cache.refused()
+        refused.append(cache.directory.is_refused)
+        source.failure = None
+        cache.directory.invalidate(None)
+        await asyncio.sleep(1)
+        assert [*refused, cache.directory.is_refused] == [False, True, False]
+
+
+@virtual_time
 async def test_what_is_neither_an_answer_nor_a_failure_is_a_bug_and_not_hidden():
     source = FakeSource(failure=ZeroDivisionError())
     async with cached(source) as cache:

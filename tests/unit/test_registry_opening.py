@@ -92,14 +92,14 @@ def test_metrics_count_what_they_are_told():
     assert "logwarden_registry_fetch_seconds_sum 3.0" in text
 
 
-def test_gauges_are_those_of_the_cache_and_absent_without_one():
+def test_gauges_of_the_cache_are_absent_without_one():
     class Cache:
         stale_s = 12.5
         accounts = 3
 
     cache: list[Cache | None] = [None]
     registry = CollectorRegistry()
-    registry.register(RegistryCollector(lambda: cache[0]))
+    registry.register(RegistryCollector(lambda: None, lambda: cache[0]))
     assert generate_latest(registry) == b""
     cache[0] = Cache()
     text = generate_latest(registry).decode()

@@ -1,6 +1,7 @@
 """What a replica shows of itself, over its real parts in virtual time; none of them is connected to anything."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,16 @@ async def test_a_registry_that_is_refused_shows_the_version_in_force_and_why(tmp
     replica = Replica()
     directory = replica.works(tmp_path)
     good = replica.view.status().registry
+    assert "logwarden_registry_refused 0.0" in replica.metrics()
     assert good is not None
     assert good.last_error is None
     (tmp_path / "tenants.yaml").write_text("version: 2\n")
     directory._seen = None
     await directory.refresh()
     bad = replica.view.status().registry
+    assert "logwarden_registry_refused 1.0" in replica.metrics()
+    [loaded] = re.findall(r"^logwarden_registry_loaded_timestamp_seconds (.+)$", replica.metrics(), re.MULTILINE)
+    assert float(loaded) == directory.loaded_at_ms / 1000
     assert bad is not None
     assert (bad.version, bad.loaded_at) == (good.version, good.loaded_at)
     assert bad.last_error is not None
