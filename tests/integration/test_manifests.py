@@ -14,6 +14,7 @@ from kubernetes_validate.utils import latest_version
 from service.registry.file import load_tenant_file
 from service.settings import PREFIX, SECRETS_DIR, Settings, SettingsError, load_settings
 from tests.support.http import side_port
+from tests.support.iam import document, statements
 from tests.support.manifests import (
     BASE,
     REPOSITORY,
@@ -146,7 +147,7 @@ class TestSettings:
         known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
         assert names.keys() <= known
 
-    def test_the_first_rollout_calls_nothing(self, settings):
+    def test_the_first_rollout_changes_nothing(self, settings):
         assert settings.dry_run
 
     def test_they_come_from_the_generated_config_map_and_nowhere_else(self, base):
@@ -251,9 +252,20 @@ class TestTheOverlayOfTheReadme:
             kubernetes_validate.validate(manifest, latest_version(), strict=True)
         assert one(overlay, "Deployment")["spec"]["selector"]["matchLabels"] == POD_LABELS
 
-    def test_its_settings_are_accepted_and_enforce(self, overlay, monkeypatch, tmp_path):
-        secret = {"LOGWARDEN_KAFKA_SASL_USERNAME": "logwarden", "LOGWARDEN_KAFKA_SASL_PASSWORD": "of the Secret"}
-        assert settings_of(overlay, monkeypatch, tmp_path, **secret).dry_run is False
+    @pytest.fixture
+    def settings(self, overlay, monkeypatch, tmp_path) -> Settings:
+        """With what the README puts into the Secret."""
+        names = re.findall(r"--from-\w+=(LOGWARDEN_\w+)=", (BASE.parent / "README.md").read_text())
+        return settings_of(overlay, monkeypatch, tmp_path, **dict.fromkeys(names, "of the Secret"))
+
+    def test_its_settings_are_accepted_and_its_first_rollout_changes_nothing(self, settings):
+        assert settings.kafka_sasl_password is not None
+        assert settings.dry_run
+
+    def test_its_role_can_be_assumed_under_the_policies_that_are_shipped(self, settings):
+        [assuming, _] = statements(document("service-role"))
+        assert assuming["Condition"] == {"StringEquals": {"sts:ExternalId": settings.aws_external_id}}
+        assert assuming["Resource"].endswith(f":role/{settings.aws_role_name}")
 
     def test_its_tenants_replace_those_of_the_base_and_are_accepted(self, overlay, tmp_path):
         tenants = one(overlay, "ConfigMap", "logwarden-tenants")["data"]["tenants.yaml"]
