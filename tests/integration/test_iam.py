@@ -11,7 +11,7 @@ from service.aws.credentials import AccountCredentials, OwnCredentials
 from service.aws.keys import AwsKeys
 from service.aws.log_groups import AwsLogGroups
 from service.clock import LoopClock
-from service.domain.key import UsableKey
+from service.domain.key import UnknownKey, UsableKey
 from service.domain.log_group import AccountId, KeyArn, LogGroup, partition_of
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.tenancy import IGNORE_TAG
@@ -20,6 +20,7 @@ from tests.support.aws_server import set_own_environment
 from tests.support.iam import EXTERNAL_ID, LOGWARDENS_ACCOUNT, TENANTS_ACCOUNT, document, listed, statements
 
 GROUP = LogGroup.of(TENANTS_ACCOUNT, "eu-west-1", "/app/a")
+KEYS_ACCOUNT = "444455556666"
 
 
 def without(policy, action):
@@ -33,7 +34,8 @@ def without(policy, action):
     return poorer
 
 
-RIGHTS = [action for statement in statements(document("member-role")) for action in listed(statement["Action"])]
+def actions_of(name):
+    return [action for statement in statements(document(name)) for action in listed(statement["Action"])]
 
 
 @asynccontextmanager
@@ -92,9 +94,22 @@ async def installed(
 
 async def tenants_key(aws, group):
     """A key that its tenant's administrator gave the statement of k8s/iam and nothing else."""
-    policy = default_key_policy(group.account, group.region)
-    policy["Statement"].append(document("key-policy-statement", region=group.region))
-    return KeyArn(await aws.create_key(group.account, group.region, policy=policy))
+    return await key_with(aws, group.account, group, document("key-policy-statement", region=group.region))
+
+
+async def key_with(aws, account, group, *policies):
+    """A key of an account for a log group, with the statements of these documents."""
+    policy = default_key_policy(account, group.region)
+    policy["Statement"] += [statement for each in policies for statement in statements(each)]
+    return KeyArn(await aws.create_key(account, group.region, policy=policy))
+
+
+async def ensure_with_key_elsewhere(keys, log_groups, group, key):
+    """The same as `ensure`, for a key whose policy nobody shows."""
+    finding = await keys.inspect(key, group)
+    assert isinstance(finding, UsableKey), finding.detail
+    await log_groups.associate(group, key)
+    assert await log_groups.describe(group.lane, [group.name]) == {group.name: key}
 
 
 async def ensure(keys, log_groups, group, key):
@@ -118,7 +133,7 @@ async def test_the_policies_as_they_are_allow_one_ensure(aws, monkeypatch, regio
         await ensure(keys, log_groups, group, key)
 
 
-@pytest.mark.parametrize("right", RIGHTS)
+@pytest.mark.parametrize("right", actions_of("member-role"))
 async def test_with_any_right_of_the_member_role_less_an_ensure_fails(aws, monkeypatch, right):
     await aws.create_log_group(GROUP.account, GROUP.region, GROUP.name)
     key = await tenants_key(aws, GROUP)
@@ -128,6 +143,49 @@ async def test_with_any_right_of_the_member_role_less_an_ensure_fails(aws, monke
     assert f"no identity-based policy allows the {right.rstrip('*')}" in str(raised.value)
     if isinstance(raised.value, CallFailedError):
         assert raised.value.failure is FailureClass.NOT_AUTHORIZED
+
+
+async def test_a_role_that_may_not_look_at_keys_puts_groups_under_them_unseen(aws, monkeypatch):
+    await aws.create_log_group(GROUP.account, GROUP.region, GROUP.name)
+    key = await tenants_key(aws, GROUP)
+    blind = without(without(document("member-role"), "kms:DescribeKey"), "kms:GetKeyPolicy")
+    [through_logs] = [each for each in blind["Statement"] if "Condition" in each]
+    through_logs["Action"].append("kms:DescribeKey")
+    async with installed(aws, monkeypatch, member_role=blind) as (keys, log_groups):
+        assert isinstance(await keys.inspect(key, GROUP), UnknownKey)
+        await log_groups.associate(GROUP, key)
+
+
+@pytest.mark.parametrize("region", ["eu-west-1", "us-gov-west-1", "cn-north-1"])
+async def test_the_policies_as_they_are_allow_an_ensure_with_a_key_of_another_account(aws, monkeypatch, region):
+    group = LogGroup.of(TENANTS_ACCOUNT, region, "/app/a")
+    await aws.create_log_group(group.account, region, group.name)
+    policies = [document(name, region=region) for name in ("key-policy-statement", "key-policy-other-account")]
+    key = await key_with(aws, KEYS_ACCOUNT, group, *policies)
+    async with installed(aws, monkeypatch, region=region) as (keys, log_groups):
+        await ensure_with_key_elsewhere(keys, log_groups, group, key)
+
+
+@pytest.mark.parametrize("missing", ["key-policy-statement", "key-policy-other-account"])
+async def test_a_key_of_another_account_needs_both_documents(aws, monkeypatch, missing):
+    await aws.create_log_group(GROUP.account, GROUP.region, GROUP.name)
+    [kept] = {"key-policy-statement", "key-policy-other-account"} - {missing}
+    key = await key_with(aws, KEYS_ACCOUNT, GROUP, document(kept))
+    async with installed(aws, monkeypatch) as (_, log_groups):
+        with pytest.raises(CallFailedError) as raised:
+            await log_groups.associate(GROUP, key)
+    is_ours = missing == "key-policy-other-account"
+    assert raised.value.failure is (FailureClass.NOT_AUTHORIZED if is_ours else FailureClass.KEY_NOT_USABLE)
+
+
+@pytest.mark.parametrize("right", actions_of("key-policy-other-account"))
+async def test_with_any_right_of_such_a_key_less_an_ensure_fails(aws, monkeypatch, right):
+    await aws.create_log_group(GROUP.account, GROUP.region, GROUP.name)
+    poorer = without(document("key-policy-other-account"), right)
+    key = await key_with(aws, KEYS_ACCOUNT, GROUP, document("key-policy-statement"), poorer)
+    async with installed(aws, monkeypatch) as (keys, log_groups):
+        with pytest.raises((CallFailedError, AssertionError), match=f"not authorized to perform: {right.rstrip('*')}"):
+            await ensure_with_key_elsewhere(keys, log_groups, GROUP, key)
 
 
 TAGS = {"team": "platform", "cost-centre": "12 34"}

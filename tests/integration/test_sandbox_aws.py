@@ -310,10 +310,15 @@ async def test_a_refused_key_changes_nothing(aws, logs, key):
     assert await aws.keys_of(ACCOUNT, REGION, [GROUP]) == {GROUP: key}
 
 
-async def test_a_key_of_another_account_works_if_its_policy_names_logs(aws, logs):
+async def test_a_key_of_another_account_works_if_its_policy_names_logs_and_the_caller(aws, logs):
     policy = logs_key_policy(ACCOUNT, REGION, key_account=OTHER_ACCOUNT)
     key = await aws.create_key(OTHER_ACCOUNT, REGION, policy=policy)
     await logs.associate_kms_key(logGroupName=GROUP, kmsKeyId=key)
+
+    closed_key = await aws.create_key(OTHER_ACCOUNT, REGION, policy={"Statement": policy["Statement"][-1:]})
+    code, message, _ = await refusal(logs.associate_kms_key(logGroupName=GROUP, kmsKeyId=closed_key))
+    assert code == "AccessDeniedException"
+    assert "no resource-based policy allows the kms:Encrypt action" in message
 
     foreign_key = await aws.create_key(OTHER_ACCOUNT, REGION)
     assert await refusal(logs.associate_kms_key(logGroupName=GROUP, kmsKeyId=foreign_key)) == KEY_NOT_ALLOWED

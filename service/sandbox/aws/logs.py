@@ -18,6 +18,7 @@ from moto.logs.models import LogGroup, LogsBackend, logs_backends
 from service.sandbox.aws.call import ApiCall
 from service.sandbox.aws.errors import AwsError
 from service.sandbox.aws.kms import find_key, key_policy
+from service.sandbox.aws.permissions import refuse_closed_key
 from service.sandbox.aws.policy import log_group_arn, may_encrypt_log_group
 from service.sandbox.aws.shapes import check_request
 
@@ -91,6 +92,7 @@ class LogGroups:
         _refuse_reserved(name)
         if key is not None and name not in _backend(call).groups:
             _refuse_unusable_key(key, region=call.region, arn=log_group_arn(call.caller.account, call.region, name))
+            refuse_closed_key(call)
         self.create(
             account=call.caller.account,
             region=call.region,
@@ -110,6 +112,7 @@ class LogGroups:
         key = _checked(call)["kmsKeyId"]
         group = _targeted(call)
         _refuse_unusable_key(key, region=group.region, arn=group.arn)
+        refuse_closed_key(call)
         self._change_key(group, key, call.effect_delay_s)
         return {}
 
