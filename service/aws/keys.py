@@ -165,7 +165,7 @@ class AwsKeys:
         if (finding := wrong_with(facts)) is not None:
             return finding
         if key_account(ref) != account:
-            unread = f"the key is in account {key_account(ref)}, and KMS shows a policy only to callers of the key's own account"
+            unread = f"the key is in account {key_account(ref)}, and KMS shows a policy to callers of that account only"
             return UsableKey(key=facts.arn, unread=unread)
         try:
             answer = await self._call(ref, account, "get_key_policy", KeyId=facts.arn, PolicyName="default")

@@ -6,8 +6,8 @@ Only what DescribeKey shows may stop a call. What the key's policy says is a rea
 from dataclasses import dataclass
 from typing import Final
 
-from service.domain.key_policy import PolicyVerdict, read_key_policy
-from service.domain.log_group import KeyArn, KeyRef, LogGroup, Region, key_arn_in, key_region
+from service.domain.key_policy import PolicyVerdict, logs_principal, read_key_policy
+from service.domain.log_group import KeyArn, KeyRef, LogGroup, Region, key_account, key_arn_in, key_region
 from service.domain.outcome import FailureClass
 
 _SPEC: Final = "SYMMETRIC_DEFAULT"
@@ -47,7 +47,7 @@ class UsableKey:
     def explain(self, log_group: LogGroup) -> str:
         """Why AWS may have refused the key for a log group: what the policy says as far as it can be read, and what would mend it."""
         if self.policy is None:
-            return f"the key is enabled; its policy could not be read: {self.unread}"
+            return f"the key is enabled, so its policy is what to look at. {_needed(self.key, log_group)}. It could not be read: {self.unread}"
         finding = read_key_policy(self.policy, key=self.key, log_group=log_group)
         if finding.verdict is PolicyVerdict.ALLOWS:
             return f"{finding.detail} now; a change of it takes some minutes to be in force, and AWS may have judged by the one before"
@@ -64,17 +64,29 @@ class UnusableKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownKey:
-    """The key could not be looked at, for the reason in `detail`: AWS decides when it is used."""
+    """What the key is like is not known, for the reason in `detail`: AWS decides when it is used."""
 
     key: KeyArn
     detail: str
 
-    def explain(self, log_group: LogGroup) -> str:  # noqa: ARG002  the same for every log group
-        """Why there is no explanation of a refusal."""
-        return f"the key could not be looked at: {self.detail}"
+    def explain(self, log_group: LogGroup) -> str:
+        """What a refusal may be due to, where to find out which, and why that is not known here."""
+        look = f"`aws kms describe-key --region {key_region(self.key)} --key-id {self.key}`"
+        return (
+            f"whether the key is absent, not enabled or closed to us could not be found out: {look} in account {key_account(self.key)} "
+            f"tells. If it is enabled, its policy is what to look at. {_needed(self.key, log_group)}. The look failed by: {self.detail}"
+        )
 
 
 KeyFinding = UsableKey | UnusableKey | UnknownKey
+
+
+def _needed(key: KeyArn, log_group: LogGroup) -> str:
+    """What has to be in a key's policy, where nobody can say what is."""
+    logs = f"It has to let {logs_principal(log_group.region)} use the key for account {log_group.account} (k8s/iam/key-policy-statement.json)"
+    if key_account(key) == log_group.account:
+        return logs
+    return f"{logs}, and our role there look at it and use it (k8s/iam/key-policy-other-account.json)"
 
 
 def elsewhere(ref: KeyRef, region: Region) -> UnusableKey | None:
@@ -110,7 +122,8 @@ def wrong_with(facts: KeyFacts) -> UnusableKey | UnknownKey | None:
 def absent(ref: KeyRef, said: str) -> UnusableKey:
     """The finding for a key or alias of which KMS says that there is none."""
     what = "There is no such key" if key_arn_in(ref) else "There is no such alias, or it stands for no key"
-    return UnusableKey(failure=FailureClass.KEY_NOT_FOUND, detail=f"{what}: {said}")
+    advice = "Correct its ARN in the tenant registry, or give the tenant another one"
+    return UnusableKey(failure=FailureClass.KEY_NOT_FOUND, detail=f"{what}: {ref}. {advice}. KMS said: {said}")
 
 
 def unseen(ref: KeyRef, failure: FailureClass, said: str) -> UnknownKey | UnusableKey:

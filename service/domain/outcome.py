@@ -104,7 +104,8 @@ class FailureClass(Enum):
     )  # fmt: skip
     NOT_AUTHORIZED = (
         "not-authorized", Fault.PLATFORM, False, Recourse.DEFER, 120,
-        "Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json.",
+        ("Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json; the policy "
+        "of a key in another account with k8s/iam/key-policy-other-account.json too."),
     )  # fmt: skip
     # -- the key
     KEY_NOT_USABLE = (
@@ -114,7 +115,7 @@ class FailureClass(Enum):
     )  # fmt: skip
     KEY_NOT_FOUND = (
         "key-not-found", Fault.TENANT, False, Recourse.DEFER, 0,
-        "The key is absent or not enabled. The detail says what to do; or give the tenant another one.",
+        "The key is absent or not enabled. The detail says what is known of it and what to do; or give the tenant another one.",
     )  # fmt: skip
     # -- the log group
     LOG_GROUP_NOT_FOUND = (

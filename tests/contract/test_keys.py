@@ -295,6 +295,7 @@ async def test_a_key_of_another_account_is_usable_and_its_policy_stays_unread(ke
     finding = await keys.inspect(await scene.add_key(OTHER_ACCOUNT, policy=policy), GROUP)
     assert isinstance(finding, UsableKey)
     assert "could not be read: the key is in" in finding.explain(GROUP)
+    assert "key-policy-other-account.json" in finding.explain(GROUP)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from service.aws.clients import Service
-from service.domain.key_policy import LOGS_ACTIONS, PolicyVerdict, logs_statement, read_key_policy
+from service.domain.key_policy import LOGS_ACTIONS, PolicyVerdict, logs_principal, logs_statement, read_key_policy
 from service.domain.log_group import KeyArn, LogGroup, partition_of
+from service.domain.outcome import FailureClass
 from service.settings import Settings
 from tests.support.iam import (
     EXTERNAL_ID,
@@ -27,6 +28,7 @@ from tests.support.manifests import BASE, REPOSITORY
 
 DOCUMENTS = sorted(path.stem for path in IAM.glob("*.json"))
 TRUST = [name for name in DOCUMENTS if "trust" in name]
+OF_KEYS = [name for name in DOCUMENTS if name.startswith("key-policy")]
 DOCUMENT_BY_SERVICE = {"logs": "member-role", "kms": "member-role", "sts": "service-role"}
 FREE = {"sts:GetCallerIdentity"}  # nobody needs a right to it
 # What AWS asks of a caller besides the right to the operation itself.
@@ -69,6 +71,18 @@ def test_the_keys_statement_lets_logs_do_what_it_does_and_nothing_else():
     assert all(any(fnmatchcase(action, pattern) for action in LOGS_ACTIONS) for pattern in granted)
 
 
+def test_a_key_of_another_account_lets_the_member_role_do_what_its_own_policy_does_but_for_what_kms_never_allows():
+    ours = {action for action in actions("member-role") if action.startswith("kms:")}
+    assert actions("key-policy-other-account") == ours - {
+        "kms:GetKeyPolicy"
+    }  # no call across accounts: KMS's reference
+    through_logs, looking = statements(document("key-policy-other-account"))
+    role = f"arn:aws:iam::{TENANTS_ACCOUNT}:role/{Settings.model_fields['aws_role_name'].default}"
+    assert through_logs["Principal"] == looking["Principal"] == {"AWS": role}
+    assert through_logs["Condition"] == {"StringEquals": {"kms:ViaService": logs_principal(REGION)}}
+    assert listed(looking["Action"]) == ["kms:DescribeKey"]
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_is_a_policy_and_small_enough_for_iam(name):
     policy = document(name)
@@ -80,7 +94,7 @@ def test_a_document_is_a_policy_and_small_enough_for_iam(name):
         assert statement["Effect"] == "Allow"
         assert re.fullmatch("[A-Za-z0-9]+", statement["Sid"])
         assert set(statement) <= allowed
-        assert ("Principal" in statement) == (name in TRUST or name == "key-policy-statement")
+        assert ("Principal" in statement) == (name in [*TRUST, *OF_KEYS])
         assert ("Resource" in statement) == (name not in TRUST)
 
 
@@ -89,9 +103,9 @@ def test_nothing_is_wider_than_it_has_to_be(name):
     for statement in statements(document(name)):
         assert not [action for action in listed(statement["Action"]) if re.fullmatch(r"\*|\w+:\*", action)]
         assert "*" not in json.dumps(statement.get("Principal", ""))
-        if name != "key-policy-statement":  # in a key policy, * is the key
+        if name not in OF_KEYS:  # in a key policy, * is the key
             assert "*" not in listed(statement.get("Resource"))
-        if (name in TRUST or name == "key-policy-statement") and statement["Action"] != "sts:TagSession":
+        if name in [*TRUST, *OF_KEYS] and statement["Action"] not in ("sts:TagSession", "kms:DescribeKey"):
             assert statement["Condition"], "whom it trusts is said twice"
     [decrypting] = [s for s in statements(document("member-role")) if "kms:Decrypt" in s["Action"]]
     assert decrypting["Condition"] == {"StringLike": {"kms:ViaService": "logs.*.amazonaws.com"}}
@@ -132,6 +146,15 @@ def test_the_service_account_that_is_trusted_is_the_one_of_the_manifests():
     assert pod_identity["Condition"]["StringEquals"]["aws:RequestTag/kubernetes-service-account"] == account
     [irsa] = statements(document("service-role-trust-irsa"))
     assert f"system:serviceaccount:logwarden:{account}" in irsa["Condition"]["StringEquals"].values()
+
+
+def test_what_operators_are_told_names_documents_and_rights_that_are_there():
+    hints = "\n".join(failure.hint for failure in FailureClass)
+    text = hints + (REPOSITORY / "service" / "domain" / "key.py").read_text()
+    named = set(re.findall(r"k8s/iam/([\w.-]+\w)", text))
+    assert {"member-role.json", *(f"{name}.json" for name in OF_KEYS)} <= named <= {each.name for each in IAM.iterdir()}
+    rights = set(re.findall(r"\b(?:sts|logs):[A-Z]\w+", hints))
+    assert {"sts:TagSession"} <= rights <= actions("service-role") | actions("member-role")
 
 
 def test_every_document_is_described_and_every_link_leads_somewhere():

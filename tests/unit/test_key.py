@@ -65,7 +65,9 @@ def test_a_key_of_another_region_is_unusable_and_a_multi_region_one_has_a_replic
 
 
 def test_absent_says_of_what_and_in_whose_words():
-    assert absent(KEY, "NotFoundException: x").detail == "There is no such key: NotFoundException: x"
+    detail = absent(KEY, "NotFoundException: x").detail
+    assert f"There is no such key: {KEY}. Correct its ARN in the tenant registry" in detail
+    assert detail.endswith("KMS said: NotFoundException: x")
     assert "no such alias" in absent(ALIAS, "x").detail
 
 
@@ -95,4 +97,19 @@ def test_an_explanation_of_a_policy_that_allows_the_key_points_to_what_takes_tim
 
 def test_what_could_not_be_read_is_said():
     assert "could not be read: no right" in UsableKey(key=KEY, unread="no right").explain(GROUP)
-    assert "could not be looked at: no right" in UnknownKey(key=KEY, detail="no right").explain(GROUP)
+    assert "look failed by: no right" in UnknownKey(key=KEY, detail="no right").explain(GROUP)
+
+
+@pytest.mark.parametrize("finding", [UsableKey(key=KEY, unread="x"), UnknownKey(key=KEY, detail="x")])
+def test_where_a_key_or_its_policy_is_not_seen_it_is_said_what_has_to_be_there(finding):
+    text, elsewhere_text = finding.explain(GROUP), finding.explain(LogGroup.of("444455556666", "eu-west-1", "/app/a"))
+    assert "let logs.eu-west-1.amazonaws.com use the key for account 111122223333 (k8s/iam/key-policy-statement" in text
+    assert "key-policy-other-account" not in text
+    assert "account 444455556666 (k8s/iam/key-policy-statement" in elsewhere_text
+    assert "k8s/iam/key-policy-other-account.json" in elsewhere_text
+
+
+def test_a_key_that_was_not_seen_may_be_absent_and_it_is_said_where_to_look():
+    text = UnknownKey(key=KEY, detail="x").explain(GROUP)
+    assert "absent, not enabled or closed" in text
+    assert f"`aws kms describe-key --region eu-west-1 --key-id {KEY}` in account 111122223333" in text
