@@ -50,12 +50,13 @@ async def load(settings: Settings, path: Path, *, is_forced: bool) -> int:
     if address.startswith("postgres"):
         import asyncpg  # noqa: PLC0415
 
+        from service.registry.postgresql.source import described  # noqa: PLC0415
         from service.registry.postgresql.store import store as store_in_postgresql  # noqa: PLC0415
 
         try:
             await store_in_postgresql(tenant_file, dsn=address, password=registry_password(settings))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
-            raise RegistryCommandError(f"the database: {str(e) or type(e).__name__}") from e
+            raise RegistryCommandError(f"the database: {described(e)}") from e
     elif address.startswith("dynamodb:"):
         from service.registry.dynamodb import DynamoDbSource  # noqa: PLC0415
         from service.registry.dynamodb_store import TableInUseError  # noqa: PLC0415

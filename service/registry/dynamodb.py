@@ -36,6 +36,10 @@ from service.registry.polling import VersionPoll
 from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError, TenantPage
 
 REGISTRY: Final = "REGISTRY"
+TABLE_OPTIONS: Final = (
+    "--billing-mode PAY_PER_REQUEST --attribute-definitions AttributeName=pk,AttributeType=S AttributeName=sk,AttributeType=S "
+    "--key-schema AttributeName=pk,KeyType=HASH AttributeName=sk,KeyType=RANGE"
+)
 VERSION_KEY: Final = {"pk": {"S": REGISTRY}, "sk": {"S": "VERSION"}}
 
 # Throttles and 5xx, with botocore's jittered exponential waits; the cache's time limit is over all of them.
@@ -49,8 +53,8 @@ Item = Mapping[str, Mapping[str, Any]]
 class DynamoDbSource:
     """The `AccountSource` over such a table. Use it as a context manager; it connects when it is first asked.
 
-    Credentials are the process's own. Needs dynamodb:Query and dynamodb:GetItem on the table, and for sweeps and re-keys that name
-    no accounts dynamodb:Scan.
+    Credentials are the process's own. k8s/iam/registry-dynamodb.json has the rights that it needs on the table; dynamodb:Scan only
+    for sweeps and re-keys that name no accounts.
     """
 
     def __init__(
@@ -157,10 +161,20 @@ class DynamoDbSource:
         except ClientError as e:
             if e.response.get("Error", {}).get("Code") == allowed:
                 return {}
-            raise SourceUnavailableError(str(e)) from e
+            raise SourceUnavailableError(self._explained(e)) from e
         except (BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError) as e:
             raise SourceUnavailableError(f"{operation}: {str(e) or type(e).__name__}") from e
         return answer
+
+    def _explained(self, error: ClientError) -> str:
+        """AWS's words, and for a table that is absent or of another shape how to make the right one."""
+        code, message = error.response.get("Error", {}).get("Code"), str(error)
+        if code != "ResourceNotFoundException" and not (code == "ValidationException" and "schema" in message):
+            return message
+        return (
+            f"there is no table {self.table} in {self._region} with the string keys pk (partition) and sk (sort): `aws dynamodb "
+            f"create-table --table-name {self.table} --region {self._region} {TABLE_OPTIONS}` makes it ({message})"
+        )
 
     async def _connected(self) -> AioBaseClient:
         async with self._connecting:

@@ -25,8 +25,8 @@ async def store(tenant_file: TenantFile, *, table: DynamoDbSource, is_forced: bo
     """Make the table hold these tenants and no others. Expects a file that has been checked.
 
     An interruption leaves `is_changing` set: readers go on with what they have, for as long as the cache allows. A repeat with
-    `is_forced` mends that; without it, raises TableInUseError. Raises SourceUnavailableError. Needs dynamodb:Scan, UpdateItem and
-    BatchWriteItem besides the reader's rights.
+    `is_forced` mends that; without it, raises TableInUseError. Raises SourceUnavailableError. Needs the rights of
+    k8s/iam/registry-dynamodb-load.json, and not the reader's.
     """
     await _begin(table, is_forced=is_forced)
     new = {_key(item): item for item in _items(tenant_file)}

@@ -15,9 +15,13 @@ from service.domain.key import UnknownKey, UsableKey
 from service.domain.log_group import AccountId, KeyArn, LogGroup, partition_of
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.tenancy import IGNORE_TAG
+from service.registry.dynamodb import DynamoDbSource
+from service.registry.dynamodb_store import store
+from service.registry.source import SourceUnavailableError
 from service.sandbox.aws.policy import default_key_policy
 from tests.support.aws_server import set_own_environment
 from tests.support.iam import EXTERNAL_ID, LOGWARDENS_ACCOUNT, TENANTS_ACCOUNT, document, listed, statements
+from tests.support.registries import TABLE, TENANT_FILE, parsed
 
 GROUP = LogGroup.of(TENANTS_ACCOUNT, "eu-west-1", "/app/a")
 KEYS_ACCOUNT = "444455556666"
@@ -36,6 +40,19 @@ def without(policy, action):
 
 def actions_of(name):
     return [action for statement in statements(document(name)) for action in listed(statement["Action"])]
+
+
+async def become(aws, monkeypatch, role, *, region=GROUP.region):
+    """Run as a role from here on."""
+    set_own_environment(monkeypatch)
+    async with AioSession().create_client("sts", region_name=region, endpoint_url=aws.endpoint) as sts:
+        session = (await sts.assume_role(RoleArn=role, RoleSessionName="pod"))["Credentials"]
+    set_own_environment(
+        monkeypatch,
+        AWS_ACCESS_KEY_ID=session["AccessKeyId"],
+        AWS_SECRET_ACCESS_KEY=session["SecretAccessKey"],
+        AWS_SESSION_TOKEN=session["SessionToken"],
+    )
 
 
 @asynccontextmanager
@@ -57,15 +74,7 @@ async def installed(
         trust=trust or document("member-role-trust", region=region),
         policy=member_role or document("member-role", region=region),
     )
-    set_own_environment(monkeypatch)
-    async with AioSession().create_client("sts", region_name=region, endpoint_url=aws.endpoint) as sts:
-        session = (await sts.assume_role(RoleArn=pods_role, RoleSessionName="pod"))["Credentials"]
-    set_own_environment(
-        monkeypatch,
-        AWS_ACCESS_KEY_ID=session["AccessKeyId"],
-        AWS_SECRET_ACCESS_KEY=session["SecretAccessKey"],
-        AWS_SESSION_TOKEN=session["SessionToken"],
-    )
+    await become(aws, monkeypatch, pods_role, region=region)
     clock = LoopClock()
     async with AwsClients(
         own_region=region,
@@ -90,6 +99,26 @@ async def installed(
             AwsKeys(clients=clients, credentials=credentials, clock=clock, fresh_s=300.0, recheck_s=15.0),
             AwsLogGroups(clients=clients, credentials=credentials),
         )
+
+
+@asynccontextmanager
+async def tenant_table(aws, monkeypatch, *documents):
+    """The registry's table, asked by a role that has these documents."""
+    set_own_environment(monkeypatch)
+    async with table_source(aws) as administrators:
+        await administrators.call("create_table", **TABLE)
+    role = await aws.create_role(
+        LOGWARDENS_ACCOUNT, "reader", policy={"Statement": [s for each in documents for s in statements(each)]}
+    )
+    await become(aws, monkeypatch, role)
+    async with table_source(aws) as source:
+        yield source
+
+
+def table_source(aws):
+    return DynamoDbSource(
+        table="logwarden-tenants", region="eu-west-1", endpoint_url=aws.endpoint, timeout_s=20, poll_interval_s=1
+    )
 
 
 async def tenants_key(aws, group):
@@ -250,3 +279,40 @@ async def test_logwardens_role_may_assume_no_other_role_and_none_without_the_ext
             role = f"arn:aws:iam::{TENANTS_ACCOUNT}:role/{name}"
             with pytest.raises(sts.exceptions.ClientError, match="not authorized to perform: sts:AssumeRole"):
                 await sts.assume_role(RoleArn=role, RoleSessionName="test", **external_id)
+
+
+async def read_everything(source):
+    """Everything that the service asks of the table."""
+    await source.on_account(TENANTS_ACCOUNT, None)
+    assert await source._read_version() == "1"
+    assert [page async for page in source.tenants()]
+
+
+async def test_the_registrys_documents_allow_a_load_and_a_look(aws, monkeypatch, tmp_path):
+    both = document("registry-dynamodb"), document("registry-dynamodb-load")
+    async with tenant_table(aws, monkeypatch, both[1]) as loader:
+        await store(parsed(TENANT_FILE, tmp_path), table=loader)
+        reader = await aws.create_role(LOGWARDENS_ACCOUNT, "pods", policy=both[0])
+        await become(aws, monkeypatch, reader)
+        async with table_source(aws) as source:
+            await read_everything(source)
+            with pytest.raises(SourceUnavailableError, match="not authorized to perform: dynamodb:UpdateItem"):
+                await store(parsed(TENANT_FILE, tmp_path), table=source)
+
+
+@pytest.mark.parametrize("right", actions_of("registry-dynamodb"))
+async def test_with_any_right_of_the_registrys_reader_less_it_cannot_read_everything(aws, monkeypatch, right, tmp_path):
+    poorer = without(document("registry-dynamodb"), right)
+    async with tenant_table(aws, monkeypatch, document("registry-dynamodb-load")) as loader:
+        await store(parsed(TENANT_FILE, tmp_path), table=loader)
+    await become(aws, monkeypatch, await aws.create_role(LOGWARDENS_ACCOUNT, "pods", policy=poorer))
+    async with table_source(aws) as source:
+        with pytest.raises(SourceUnavailableError, match=f"not authorized to perform: {right}"):
+            await read_everything(source)
+
+
+@pytest.mark.parametrize("right", actions_of("registry-dynamodb-load"))
+async def test_with_any_right_of_the_registrys_loader_less_it_cannot_load(aws, monkeypatch, right, tmp_path):
+    async with tenant_table(aws, monkeypatch, without(document("registry-dynamodb-load"), right)) as loader:
+        with pytest.raises(SourceUnavailableError, match=f"not authorized to perform: {right}"):
+            await store(parsed(TENANT_FILE, tmp_path), table=loader)

@@ -1,19 +1,21 @@
 """Tenants in DynamoDB: pages, throttles, a table that is being changed, and what a writer may get wrong."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 
 from service.domain.log_group import AccountId, LogGroup
 from service.domain.tenancy import Owned
-from service.registry.dynamodb import VERSION_KEY, DynamoDbSource
+from service.registry.dynamodb import TABLE_OPTIONS, VERSION_KEY, DynamoDbSource
 from service.registry.dynamodb_store import TableInUseError, store
 from service.registry.source import SourceDataError, SourceError, SourceUnavailableError
 from service.sandbox.aws.faults import Faults
 from service.sandbox.aws.sandbox import AwsSandbox
 from tests.support.aws_server import set_own_environment
-from tests.support.registries import DynamoDbScene, parsed
+from tests.support.manifests import REPOSITORY
+from tests.support.registries import TABLE, DynamoDbScene, parsed
 
 ACCOUNT = AccountId("111122223333")
 
@@ -126,8 +128,34 @@ async def test_a_table_that_is_not_there_is_said_to_be_missing(aws, monkeypatch)
     async with DynamoDbSource(
         table="nowhere", region="eu-west-1", endpoint_url=aws.endpoint, timeout_s=20, poll_interval_s=1
     ) as source:
-        with pytest.raises(SourceUnavailableError, match="ResourceNotFoundException"):
+        with pytest.raises(SourceUnavailableError, match="ResourceNotFoundException") as raised:
             await source.on_account(ACCOUNT, None)
+    assert "no table nowhere in eu-west-1 with the string keys pk (partition) and sk (sort)" in str(raised.value)
+
+
+async def test_a_table_of_another_shape_is_said_to_be_one(aws, monkeypatch, tmp_path):
+    set_own_environment(monkeypatch)
+    async with DynamoDbSource(
+        table="other", region="eu-west-1", endpoint_url=aws.endpoint, timeout_s=20, poll_interval_s=1
+    ) as source:
+        attribute = {"AttributeName": "id", "AttributeType": "S"}
+        await source.call(
+            "create_table",
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[attribute],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        with pytest.raises(SourceUnavailableError, match=r"string keys pk .partition. and sk"):
+            await store(parsed(tenants(1), tmp_path), table=source)
+
+
+async def test_the_table_that_the_readme_and_the_error_tell_to_make_is_the_one_that_the_tests_use():
+    readme = " ".join((REPOSITORY / "README.md").read_text().replace("\\\n", "").split())
+    assert all(option in readme for option in re.split(r" (?=--)", TABLE_OPTIONS))
+    for key in TABLE["KeySchema"]:
+        assert f"AttributeName={key['AttributeName']},KeyType={key['KeyType']}" in TABLE_OPTIONS
+    for attribute in TABLE["AttributeDefinitions"]:
+        assert f"AttributeName={attribute['AttributeName']},AttributeType={attribute['AttributeType']}" in TABLE_OPTIONS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -12,9 +15,11 @@ from service.domain.tenancy import Owned
 from service.registry.cache import CacheLimits
 from service.registry.postgresql.migration import migrate, migrations
 from service.registry.postgresql.source import PostgresqlSource
+from service.registry.postgresql.store import store
 from service.registry.source import SourceDataError, SourceUnavailableError
+from tests.support.manifests import REPOSITORY
 from tests.support.postgres import PASSWORD, Postgres, new_database
-from tests.support.registries import POLL_INTERVAL_S, PostgresqlScene, opened, parsed
+from tests.support.registries import POLL_INTERVAL_S, TENANT_FILE, PostgresqlScene, opened, parsed
 
 ACCOUNT, OTHER_ACCOUNT = AccountId("111122223333"), AccountId("222233334444")
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"
@@ -80,8 +85,51 @@ async def test_a_database_without_the_schema_is_said_to_lack_it(postgres):
     async with new_database(postgres) as database:
         dsn = postgres.dsn(database)
         async with PostgresqlSource(dsn=dsn, password=PASSWORD, timeout_s=10, poll_interval_s=1) as source:
-            with pytest.raises(SourceUnavailableError, match=r'"logwarden\.registry" does not exist'):
+            with pytest.raises(
+                SourceUnavailableError, match=r'"logwarden\.registry" does not exist; .*registry migrate'
+            ):
                 await source.on_account(ACCOUNT, None)
+
+
+# -- what roles are granted
+
+
+@asynccontextmanager
+async def roles(scene: PostgresqlScene) -> AsyncIterator[dict[str, str]]:
+    """The DSNs of the README's two roles, granted what it says, under names of this test's own."""
+    [grants] = re.findall(r"^```sql\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    names = {role: f"{role}_{uuid4().hex[:8]}" for role in ("logwarden_service", "logwarden_loader")}
+    for role, name in names.items():
+        await scene.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+        grants = grants.replace(role, name)
+    for grant in grants.split(";"):
+        await scene.execute(grant)
+    yield {role: scene.dsn.replace("//logwarden@", f"//{name}@") for role, name in names.items()}
+    for name in names.values():
+        await scene.execute(f"DROP OWNED BY {name}")
+        await scene.execute(f"DROP ROLE {name}")
+
+
+async def test_the_grants_of_the_readme_let_the_service_read_and_nothing_else(scene, tmp_path):
+    async with roles(scene) as dsns:
+        await store(parsed(TENANT_FILE, tmp_path), dsn=dsns["logwarden_loader"], password=PASSWORD)
+        dsn, pushes = dsns["logwarden_service"], Pushes()
+        async with PostgresqlSource(dsn=dsn, password=PASSWORD, timeout_s=10, poll_interval_s=3600) as source:
+            assert (await source.on_account(ACCOUNT, None)).is_listed
+            assert [len(page.tenants) async for page in source.tenants()] == [1]
+            watching = asyncio.create_task(source.watch(pushes))
+            await pushes.until(None)
+            watching.cancel()
+            await asyncio.wait([watching])
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await store(parsed(TENANT_FILE, tmp_path), dsn=dsn, password=PASSWORD)
+
+
+async def test_the_loader_may_replace_tenants_and_change_what_holds_for_everybody(scene, tmp_path):
+    async with roles(scene) as dsns:
+        for text in (TENANT_FILE, f"{TENANT_FILE}\ndefault_tenant: acme\n", TENANT_FILE.replace("acme", "other")):
+            await store(parsed(text, tmp_path), dsn=dsns["logwarden_loader"], password=PASSWORD)
+        assert [row["id"] for row in await scene.execute("SELECT id FROM logwarden.tenants")] == ["other"]
 
 
 # -- what the schema refuses

@@ -4,6 +4,7 @@ import ast
 import functools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import botocore.session
@@ -81,13 +82,24 @@ def called_actions() -> frozenset[str]:
     return frozenset(found)
 
 
+def table_actions(module: str) -> set[str]:
+    """The IAM action of every DynamoDB operation that a module of the registry hands to some call."""
+    session: Any = botocore.session.get_session()
+    operations = {xform_name(name): name for name in session.get_service_model("dynamodb").operation_names}
+    named = set(_arguments_in(REPOSITORY / "service" / "registry" / f"{module}.py"))
+    return {f"dynamodb:{operations[name]}" for name in named & operations.keys()}
+
+
 def _arguments() -> Iterator[str]:
     """Every text that is an argument of some call in the service, its sandbox apart."""
     for path in sorted((REPOSITORY / "service").rglob("*.py")):
-        if "sandbox" in path.parts:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
-                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                        yield argument.value
+        if "sandbox" not in path.parts:
+            yield from _arguments_in(path)
+
+
+def _arguments_in(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value

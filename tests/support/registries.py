@@ -3,11 +3,11 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -37,6 +37,13 @@ tenants:
     keys: {eu-west-1: "arn:aws:kms:eu-west-1:111122223333:key/1"}
     rules: [{accounts: ["111122223333"]}]
 """
+
+
+TABLE: Final[Mapping[str, Any]] = {
+    "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+    "BillingMode": "PAY_PER_REQUEST",
+}
 
 
 class SteppingClock:
@@ -134,12 +141,7 @@ class DynamoDbScene:
         port = urlsplit(aws.endpoint).port
         assert port
         async with tcp_proxy(port) as proxy, cls._table(port, timeout_s=20.0) as table:
-            await table.call(
-                "create_table",
-                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-                BillingMode="PAY_PER_REQUEST",
-            )
+            await table.call("create_table", **TABLE)
             yield cls(proxy, table)
 
     @staticmethod

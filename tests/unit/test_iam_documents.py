@@ -22,6 +22,7 @@ from tests.support.iam import (
     document,
     listed,
     statements,
+    table_actions,
     template,
 )
 from tests.support.manifests import BASE, REPOSITORY
@@ -61,6 +62,13 @@ def test_every_call_has_a_right_and_every_right_a_call(name):
     granted = actions(name)
     assert [action for action in needed(name) if not any(fnmatchcase(action, pattern) for pattern in granted)] == []
     assert [pattern for pattern in granted if not any(fnmatchcase(action, pattern) for action in needed(name))] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("registry-dynamodb", "dynamodb"), ("registry-dynamodb-load", "dynamodb_store")]
+)
+def test_of_the_table_too_every_call_has_a_right_and_every_right_a_call(name, module):
+    assert actions(name) == table_actions(module)
 
 
 def test_the_keys_statement_lets_logs_do_what_it_does_and_nothing_else():

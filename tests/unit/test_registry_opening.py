@@ -119,6 +119,10 @@ def tenant_file(tmp_path: Path) -> Path:
 async def test_a_database_is_migrated_filled_and_asked(postgres, tenant_file):
     async with PostgresqlScene.open(postgres, is_migrated=False) as scene:
         chosen = settings(scene.dsn, registry_password=scene.password)
+        with pytest.raises(
+            RegistryCommandError, match=r"the database: .*`logwarden registry migrate` makes the schema"
+        ):
+            await load(chosen, tenant_file, is_forced=False)
         assert await migrate(chosen) == ["0001_tenants.sql"]
         assert await migrate(chosen) == []
         assert await load(chosen, tenant_file, is_forced=False) == 1

@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 class PostgresqlSource:
     """Use it as a context manager; it connects when it is first asked, and again after the server was away.
 
-    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables. Statements end
+    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables, as README.md grants them. Statements end
     after `timeout_s` on the server too.
     """
 
@@ -88,7 +88,7 @@ class PostgresqlSource:
             async with self._connection() as connection:
                 row = await connection.fetchrow(_ON_ACCOUNT, account, known_version)
         except _ERRORS as e:
-            raise SourceUnavailableError(_described(e)) from e
+            raise SourceUnavailableError(described(e)) from e
         if row is None:
             raise SourceDataError(_NO_ROW)
         if row["document"] is None and known is not None:
@@ -109,7 +109,7 @@ class PostgresqlSource:
                         _PAGE,
                     )
             except _ERRORS as e:
-                raise SourceUnavailableError(_described(e)) from e
+                raise SourceUnavailableError(described(e)) from e
             if everywhere is None:
                 raise SourceDataError(_NO_ROW)
             last = rows[-1]["id"] if len(rows) == _PAGE else None
@@ -140,7 +140,7 @@ class PostgresqlSource:
                         await asyncio.sleep(self._poll_interval_s)
             except _ERRORS as e:
                 if not self._is_failing:
-                    _log.warning("registry_version_unknown", source=self.name, reason=_described(e))
+                    _log.warning("registry_version_unknown", source=self.name, reason=described(e))
                 self._is_failing = True
             await asyncio.sleep(min(wait_s, self._poll_interval_s))
             wait_s *= 2
@@ -182,8 +182,16 @@ class PostgresqlSource:
         _log.info("registry_changed", source=self.name, version=version)
 
 
-def _described(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def described(error: Exception) -> str:
+    """The server's words on one line, and what to do where the schema or a right is missing."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    match error:
+        case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError():
+            return f"{words}; `logwarden registry migrate` makes the schema"
+        case asyncpg.InsufficientPrivilegeError():
+            return f"{words}; README.md says what to grant"
+        case _:
+            return words
 
 
 def _shown(dsn: str) -> str:

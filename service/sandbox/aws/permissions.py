@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from moto.kms.models import Key
 
+from service.domain.log_group import partition_of
 from service.sandbox.aws.call import ApiCall
 from service.sandbox.aws.errors import not_authorized_error
 from service.sandbox.aws.identity import assume_role_actions, find_role
@@ -98,6 +99,10 @@ def _resource(call: ApiCall) -> str:
             return str(key.arn if key else call.params.get("KeyId", "*"))
         case "sts":
             return call.envelope.role or "*"
+        case "dynamodb":
+            params = json.loads(call.envelope.body)  # not read before: no fault and no quota looks at it
+            table = params.get("TableName") or next(iter(params.get("RequestItems", {})), "")
+            return f"arn:{partition_of(call.region)}:dynamodb:{call.region}:{call.caller.account}:table/{table}"
         case _:
             return "*"
 
