@@ -4,12 +4,16 @@ Each is read from the environment variable `LOGWARDEN_` and its name in capitals
 that `LOGWARDEN_SECRETS_DIR` names. Units are in the names.
 """
 
+import ipaddress
+import json
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -23,20 +27,22 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSettingError
 
 from service.domain.log_group import InvalidIdentityError, account_id, region_name
+from service.domain.request import MAX_LOG_GROUPS
 
 PREFIX = "LOGWARDEN_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
-_NOT_SETTINGS = frozenset(
-    {SECRETS_DIR, f"{PREFIX}TOKEN", f"{PREFIX}KAFKA_HOME"}
-)  # of `logwarden ensure` and the sandbox
+_NOT_SETTINGS = frozenset({SECRETS_DIR, f"{PREFIX}TOKEN", f"{PREFIX}KAFKA_HOME"})  # of the command line and the sandbox
 _MAX_SESSION_TAGS = 50
 _ENDPOINT_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#{}]*)?\Z")
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 _LEAST_INTERVAL_S = (
     3600.0  # as long as a sweep tries at a lane that does not answer: the next one would only wait for it
 )
+_ROLE_NAME = r"^/?([!-.0-~]+/)*[A-Za-z0-9_+=,.@-]{1,64}$"  # IAM's pattern of a path, then of a name
+_EXTERNAL_ID = r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$"  # AssumeRole's
 
 
 class Role(StrEnum):
@@ -63,7 +69,17 @@ def _registry(address: SecretStr) -> SecretStr:
     scheme, _, rest = address.get_secret_value().partition(":")
     if scheme not in {"dynamodb", "postgresql", "postgres", "https", "http"} or not rest.strip("/"):
         raise ValueError("has to be dynamodb:TABLE, postgresql://... or https://...")
+    if scheme == "http" and not _is_loopback(address.get_secret_value()):
+        raise ValueError("has to be https://...: whoever is on the way could give any tenant any key")
     return address
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _brokers(servers: str) -> str:
@@ -71,6 +87,12 @@ def _brokers(servers: str) -> str:
         if not _BROKER.match(server.strip()):
             raise ValueError(f"{server!r} is not HOST:PORT")
     return servers
+
+
+def _some(roles: frozenset[Role]) -> frozenset[Role]:
+    if not roles:
+        raise ValueError("at least one role has to run")
+    return roles
 
 
 def _ascending(delays_s: list[float]) -> list[float]:
@@ -129,7 +151,7 @@ class Settings(BaseSettings):
     )
 
     # -- what runs
-    roles: Annotated[frozenset[Role], NoDecode] = Field(
+    roles: Annotated[frozenset[Role], NoDecode, AfterValidator(_some)] = Field(
         frozenset(Role), description="Which parts run in this process, comma-separated: `ingest`, `worker`, `http`."
     )
     dry_run: bool = Field(
@@ -221,7 +243,7 @@ class Settings(BaseSettings):
         description="ListTagsForResource calls a second for each account and Region, where a rule depends on tags: AWS's quota, "
         "not adjustable.",
     )
-    lane_rates_per_s: Annotated[dict[str, float], AfterValidator(_lane_rates)] = Field(
+    lane_rates_per_s: Annotated[dict[str, float], NoDecode, AfterValidator(_lane_rates)] = Field(
         {},
         description='AssociateKmsKey rates for single lanes, as JSON: `{"111122223333:eu-west-1": 2.5}`, where others spend the quota too.',
     )
@@ -351,7 +373,7 @@ class Settings(BaseSettings):
     registry_token_file: Path | None = Field(
         None, description="File with the bearer token for an HTTP registry, read for each request."
     )
-    registry_dynamodb_region: str | None = Field(
+    registry_dynamodb_region: Annotated[str, AfterValidator(region_name)] | None = Field(
         None, description="Region of the DynamoDB table; that of `aws_sts_region` where unset."
     )
     registry_ttl_s: float = Field(
@@ -389,29 +411,31 @@ class Settings(BaseSettings):
     )
 
     # -- AWS
-    aws_own_account: str | None = Field(
+    aws_own_account: Annotated[str, AfterValidator(account_id)] | None = Field(
         None, description="The account of our own credentials: no role is assumed there. Asked of STS where unset."
     )
-    aws_role_name: str = Field(
+    aws_role_name: Annotated[str, StringConstraints(pattern=_ROLE_NAME, max_length=576)] = Field(
         "logwarden", description="Name (with path) of the role to assume in every other account."
     )
-    aws_external_id: str | None = Field(None, description="External id that those roles ask for.")
+    aws_external_id: Annotated[str, StringConstraints(pattern=_EXTERNAL_ID)] | None = Field(
+        None, description="External id that those roles ask for."
+    )
     aws_role_session_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@-]{2,64}$")] = Field(
         "logwarden", description="Session name, as CloudTrail will show it."
     )
-    aws_role_session_tags: Annotated[dict[str, str], AfterValidator(_session_tags)] = Field(
+    aws_role_session_tags: Annotated[dict[str, str], NoDecode, AfterValidator(_session_tags)] = Field(
         {},
         description='Tags of those sessions, as JSON: `{"team": "platform"}`, for policies that ask for `aws:PrincipalTag/team`. Both '
         "sides have to allow `sts:TagSession`.",
     )
-    aws_sts_region: str = Field(
+    aws_sts_region: Annotated[str, AfterValidator(region_name)] = Field(
         "us-east-1", description="Region whose STS endpoint is asked; choose the one you run in."
     )
     aws_endpoint_url: Annotated[str | None, AfterValidator(_endpoint_url)] = Field(
         None,
         description="URL of one endpoint for every AWS service, for a local stand-in or a gateway; `{region}` in it is replaced.",
     )
-    aws_endpoint_urls: Annotated[dict[str, str], AfterValidator(_endpoint_urls)] = Field(
+    aws_endpoint_urls: Annotated[dict[str, str], NoDecode, AfterValidator(_endpoint_urls)] = Field(
         {},
         description='URLs by service (`logs`, `kms`, `sts`) or `SERVICE:REGION`, as JSON: `{"logs": "https://logs.{region}.example"}`, '
         "for VPC endpoints without private DNS names. They come before the one for all.",
@@ -447,7 +471,10 @@ class Settings(BaseSettings):
         description="File with the bearer tokens for `/v1`, one a line, read again when it changes. Unset: all of it is closed.",
     )
     http_max_groups: int = Field(
-        1000, ge=1, description="Log groups in one request: a larger list is several requests."
+        1000,
+        ge=1,
+        le=MAX_LOG_GROUPS,
+        description=f"Log groups in one request, {MAX_LOG_GROUPS} at the most, which is what a record holds: a larger list is several requests.",
     )
     http_max_wait_s: float = Field(
         30.0, ge=0, description="The longest `Prefer: wait` honoured (seconds): under usual proxy limits."
@@ -467,29 +494,39 @@ class Settings(BaseSettings):
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("lane_rates_per_s", "aws_role_session_tags", "aws_endpoint_urls", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        """Here, not in pydantic-settings, which gives up at the first that is not JSON."""
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"is not JSON: {e}") from e
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        """What settings have to do with each other; a problem names them as they are in the environment."""
         if self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
-            raise ValueError("a SASL protocol needs kafka_sasl_username and kafka_sasl_password")
-        if self.aws_own_account is not None:
-            account_id(self.aws_own_account)
-        if not self.roles:
-            raise ValueError("at least one role has to run")
+            raise ValueError(_together("a SASL protocol needs both", "kafka_sasl_username", "kafka_sasl_password"))
         if self.registry_max_stale_s < self.registry_ttl_s:
-            raise ValueError("registry_max_stale_s is at least registry_ttl_s")
-        names = [
-            *self.source_topics,
-            self.work_topic,
-            *self.retry_topics,
-            self.outcomes_topic,
-            self.dead_letter_topic,
-            self.requests_topic,
-            self.control_topic,
-        ]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two topics have one name: {sorted(names)}")
+            raise ValueError(_together("the first is at least the second", "registry_max_stale_s", "registry_ttl_s"))
+        settings_of = defaultdict(list)
+        for setting, names in (
+            ("source_topics", self.source_topics),
+            ("work_topic", [self.work_topic]),
+            ("retry_topic", self.retry_topics),
+            ("outcomes_topic", [self.outcomes_topic]),
+            ("dead_letter_topic", [self.dead_letter_topic]),
+            ("requests_topic", [self.requests_topic]),
+            ("control_topic", [self.control_topic]),
+        ):
+            for name in names:
+                settings_of[name].append(setting)
+        for name, settings in settings_of.items():
+            if len(settings) > 1:
+                raise ValueError(_together(f"two topics have one name, {name}", *settings))
         return self
 
     @property
@@ -513,13 +550,21 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(_secrets_dir=folder, **overrides)
     except ValidationError as e:
         raise SettingsError("\n".join(map(_problem, e.errors(include_url=False)))) from e
+    except UnreadableSettingError as e:  # of a file: those of the environment are texts
+        raise SettingsError(f"{SECRETS_DIR}: {e}: {e.__cause__}") from e
 
 
 def _problem(error: ErrorDetails) -> str:
     """One wrong setting: the variable as it is in the environment, and what is wrong with it; the entry, where it is a list."""
-    name, *entry = error["loc"] or ("*",)
+    if not error["loc"]:  # of several settings, which the text names
+        return error["msg"].removeprefix("Value error, ")
+    name, *entry = error["loc"]
     where = f" (entry {'.'.join(map(str, entry))})" if entry else ""
     return f"{PREFIX}{str(name).upper()}{where}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _together(problem: str, *settings: str) -> str:
+    return f"{', '.join(dict.fromkeys(f'{PREFIX}{setting.upper()}' for setting in settings))}: {problem}"
 
 
 def _files_in(folder: str) -> list[str]:

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.domain.log_group import InvalidIdentityError, LogGroup
-from service.domain.request import MAX_LOG_GROUPS, RequestStatus
+from service.domain.request import RequestStatus
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.tokens import GUARDED, REFUSALS, bearer
@@ -41,14 +41,6 @@ class LogGroupReference(BaseModel):
     account: str | None = Field(None, description="The account id, 12 digits.")
     region: str | None = Field(None, description="The Region, such as eu-west-1.")
     name: str | None = Field(None, description="The log group's name.")
-
-
-class NewRequest(BaseModel):
-    """The log groups to ensure; one that is named twice counts once."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    log_groups: list[LogGroupReference] = Field(min_length=1, max_length=MAX_LOG_GROUPS)
 
 
 class LogGroupStatus(BaseModel):
@@ -104,6 +96,13 @@ def trigger_routes(
     """The routes of the trigger, for an app that guards them. Times in seconds."""
     routes = APIRouter(prefix=f"{GUARDED}/requests", tags=["requests"], dependencies=[Depends(bearer)])
 
+    class NewRequest(BaseModel):  # here, so that its schema says the limit that is in force
+        """The log groups to ensure; one that is named twice counts once."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        log_groups: list[LogGroupReference] = Field(min_length=1, max_length=max_groups)
+
     @routes.post(
         "",
         status_code=202,
@@ -133,7 +132,7 @@ def trigger_routes(
         idempotency_key: _IdempotencyKey = None,
     ) -> JSONResponse:
         """Ensure that log groups are under their own tenant's key."""
-        log_groups = _log_groups(body.log_groups, limit=max_groups)
+        log_groups = _log_groups(body.log_groups)
         if (reason := not_ready_reason()) is not None:
             raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
         caller: str = request.state.caller
@@ -177,11 +176,8 @@ def trigger_routes(
     return routes
 
 
-def _log_groups(references: Sequence[LogGroupReference], *, limit: int) -> list[LogGroup]:
+def _log_groups(references: Sequence[LogGroupReference]) -> list[LogGroup]:
     """The log groups that are meant. Raises ProblemError, which points at each one that cannot be."""
-    if len(references) > limit:
-        error = FieldError(detail=f"At most {limit} log groups in one request", pointer=pointer("log_groups"))
-        raise ProblemError(ProblemType.INVALID_REQUEST, errors=[error])
     resolved = [_resolve(reference, "log_groups", index) for index, reference in enumerate(references)]
     if errors := [r for r in resolved if isinstance(r, FieldError)]:
         raise ProblemError(ProblemType.INVALID_REQUEST, errors=errors)

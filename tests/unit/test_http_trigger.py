@@ -372,3 +372,11 @@ async def test_a_replica_that_is_still_reading_does_not_say_that_a_request_does_
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "2"
     assert response.json()["type"] == "/docs#catching-up"
+
+
+async def test_the_schema_says_the_limit_that_is_in_force(tmp_path):
+    async with side_port(token_file(tmp_path), max_groups=3) as port:
+        schemas = (await port.client.get("/openapi.json")).json()["components"]["schemas"]
+        refused = await ask(port, {"log_groups": [ORDERS_BY_NAME] * 4})
+    assert schemas["NewRequest"]["properties"]["log_groups"]["maxItems"] == 3
+    assert "at most 3 items" in refused.json()["errors"][0]["detail"]
