@@ -51,7 +51,7 @@ async def sweep_by_rest(
     url: str, token: str, wanted: Wanted, *, is_awaited: bool
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The sweep as it stands when it was asked for, and every few seconds until its end where that is awaited. Raises SweepError."""
-    body = {"accounts": list(wanted.accounts), "regions": list(wanted.regions), "tenant": wanted.tenant}
+    body = {"accounts": list(wanted.accounts) or None, "regions": list(wanted.regions) or None, "tenant": wanted.tenant}
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=_LOOK_S + _START_S) as http:
         status = _answer(url, await _send(http, "POST", "/v1/sweeps", json=body))

@@ -36,8 +36,12 @@ class NewSweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    accounts: list[str] = Field([], description="Account ids; all that the registry lists where it is left out.")
-    regions: list[str] = Field([], description="Regions; all that have a tenant's key where it is left out.")
+    accounts: list[str] | None = Field(
+        None, min_length=1, description="Account ids; all that the registry lists where it is left out."
+    )
+    regions: list[str] | None = Field(
+        None, min_length=1, description="Regions; all that have a tenant's key where it is left out."
+    )
     tenant: str | None = Field(
         None, description="Only this tenant's log groups, where its rules and its keys are: its re-key."
     )
@@ -118,8 +122,8 @@ def sweep_routes(
     )
     async def ask(request: Request, body: Annotated[NewSweep, Body(openapi_examples=_EXAMPLES)]) -> JSONResponse:
         """Look at every log group of some accounts and Regions, and ensure those that are not under their tenant's key."""
-        accounts = _checked(body.accounts, "accounts", account_id)
-        regions = _checked(body.regions, "regions", region_name)
+        accounts = _checked(body.accounts or (), "accounts", account_id)
+        regions = _checked(body.regions or (), "regions", region_name)
         tenant = None if body.tenant is None else TenantId(body.tenant)
         if (reason := not_ready_reason()) is not None:
             raise ProblemError(ProblemType.NOT_READY, f"{reason}.")

@@ -85,6 +85,8 @@ async def test_without_a_registry_to_list_accounts_and_regions_have_to_be_named(
         ({"accounts": ["1"]}, "#/accounts/0"),
         ({"regions": ["eu-west-1", "europe"]}, "#/regions/1"),
         ({"accounts": ["999999999999"]}, "#"),
+        ({"accounts": []}, "#/accounts"),
+        ({"regions": []}, "#/regions"),
         ({"everything": True}, "#/everything"),
         ({"tenant": 1}, "#/tenant"),
     ],
