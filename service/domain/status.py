@@ -47,14 +47,14 @@ class LaneStatus:
 
     @property
     def estimated_end_s(self) -> float | None:
-        """When the last of what waits will have started, at the rate of now and if a hold is the last one; 0 if nothing waits, None
-        while the service is paused.
+        """When the last of what waits will have started, at the rate of now; 0 if nothing waits, None while nobody can know: the
+        service is paused, or the lane is held until somebody mends something.
         """
         if not self.total_waiting:
             return 0.0
-        if self.is_paused:
+        if self.is_paused or self.hold is not None:
             return None
-        return (self.hold.for_s if self.hold else 0.0) + self.total_waiting / self.rate_per_s
+        return self.total_waiting / self.rate_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class LanesStatus:
 
     @property
     def estimated_end_s(self) -> float | None:
-        """When the last lane has started everything that waits; None if that depends on when the service is resumed."""
+        """When the last lane has started everything that waits; None if that is not known of one."""
         end_s = 0.0
         for lane in self.lanes:
             if lane.estimated_end_s is None:

@@ -42,7 +42,7 @@ class LaneDocument(BaseModel):
     )
     held: HoldDocument | None = Field(description="Why the lane waits for a fault that is not any one log group's.")
     estimated_end_s: float | None = Field(
-        description="When everything that waits will have started, at the rate of now (seconds); null while paused."
+        description="When everything that waits will have started, at the rate of now (seconds); null while paused or held."
     )
 
 
@@ -55,7 +55,7 @@ class LaneTotals(BaseModel):
     held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class.")
     oldest_waiting_s: float | None = Field(description="How long the oldest command has waited (seconds).")
     estimated_end_s: float | None = Field(
-        description="When the last lane will have started everything (seconds); null while paused, if anything waits."
+        description="When the last lane will have started everything (seconds); null where a lane has work and is paused or held."
     )
 
 

@@ -167,12 +167,17 @@ def test_the_end_is_where_the_last_of_what_waits_has_started():
     assert now - START == pytest.approx(expected)
 
 
-def test_the_end_is_later_at_a_lower_rate_and_behind_a_hold():
+def test_the_end_is_later_at_a_lower_rate():
     slow = status_of(waiting=100)
     assert slow.estimated_end_s == 20.0
     throttled = LaneStatus(lane=LANE, waiting=NOTHING | {SWEEP: 100}, in_flight=0, rate_per_s=2.5, ceiling_per_s=5.0)
     assert throttled.estimated_end_s == 40.0
-    assert status_of(waiting=100, hold=Hold("unreachable", 30.0)).estimated_end_s == 50.0
+
+
+def test_a_held_lane_has_no_end_since_nobody_knows_when_its_fault_is_mended():
+    held = status_of(waiting=100, hold=Hold("unreachable", 30.0))
+    assert held.estimated_end_s is None
+    assert LanesStatus.of([held, status_of(waiting=100)]).estimated_end_s is None
 
 
 def test_what_waits_for_nothing_ends_now():
@@ -239,4 +244,4 @@ def test_totals_are_over_all_lanes():
     assert status.in_flight == 7
     assert status.held == {"unreachable": 2, "role-not-assumable": 1}
     assert status.oldest_waiting_s == 60.0
-    assert status.estimated_end_s == 32.0, "the held lane: 30 s, then 10 calls"
+    assert status.estimated_end_s is None, "two lanes with work are held"
