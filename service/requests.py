@@ -134,14 +134,19 @@ class Requests:
         return status
 
     async def answered(self, request_id: str, timeout_s: float) -> RequestStatus | None:
-        """`find`, but wait up to `timeout_s` seconds for every log group to have an outcome, or for `close`."""
+        """`find`, but wait up to `timeout_s` seconds for the last word on every log group, or for `close`.
+
+        A deferred one is waited for while it is tried again in that time; where that is all there is left, no longer.
+        """
+        until_ms = self._clock.epoch_ms() + timeout_s * 1000
         status = await self.find(request_id)
-        if status is None or status.is_answered or self._is_closed:
-            return status
         answered = self._waited_for.setdefault(request_id, asyncio.Event())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await answered.wait()
+                while status is not None and status.may_change_by(until_ms) and not self._is_closed:
+                    answered.clear()
+                    await answered.wait()
+                    status = self._book.find(request_id)
         return self._book.find(request_id)
 
     def apply(self, value: bytes) -> None:

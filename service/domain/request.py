@@ -86,6 +86,11 @@ class RequestOutcome:
         """Whether this is the last word; a state that only a newer release knows counts as one."""
         return bool(self.outcome["state"] != State.DEFERRED)
 
+    def is_due_by(self, at_ms: float) -> bool:
+        """Whether a deferred log group is tried again by then (ms since 1970), as far as it says when."""
+        retry_in_s = self.outcome.get("retry_in_s")
+        return not isinstance(retry_in_s, int | float) or self.at_ms + retry_in_s * 1000 <= at_ms
+
     def to_bytes(self) -> bytes:
         return _encoded({"kind": "outcome", "id": self.id, "at": self.at_ms, "outcome": dict(self.outcome)})
 
@@ -171,6 +176,13 @@ class RequestStatus:
     def is_answered(self) -> bool:
         """Whether every log group has an outcome. A deferred one is an answer, though it comes back later."""
         return not self.unanswered
+
+    def may_change_by(self, at_ms: float) -> bool:
+        """Whether more may be known by then (ms since 1970): an outcome is outstanding, or a deferred log group comes due."""
+        if not self.is_answered:
+            return True
+        outcomes = (self.outcomes[g] for g in self.log_groups)
+        return any(outcome.is_due_by(at_ms) for outcome in outcomes if not outcome.is_final)
 
     @property
     def unanswered(self) -> list[LogGroup]:

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.domain.log_group import InvalidIdentityError, LogGroup
-from service.domain.request import RequestStatus
+from service.domain.request import RequestState, RequestStatus
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.tokens import GUARDED, REFUSALS, bearer
@@ -76,7 +76,8 @@ _Prefer = Annotated[
     Header(
         alias="Prefer",
         default_factory=list,
-        description="`wait=SECONDS` (RFC 7240): wait that long for every log group to have an outcome.",
+        description="`wait=SECONDS` (RFC 7240): wait that long for the last word on every log group. One that is deferred beyond that is "
+        "not waited for.",
     ),
 ]
 _IdempotencyKey = Annotated[
@@ -106,12 +107,12 @@ def trigger_routes(
     @routes.post(
         "",
         status_code=202,
-        response_description="Accepted: Kafka has the request; some log groups have no outcome yet.",
+        response_description="Accepted: Kafka has the request; some log groups are `pending`, or `deferred`.",
         responses={
             202: {"model": RequestDocument, "headers": _headers("Location", "Preference-Applied")},
             200: {
                 "model": RequestDocument,
-                "description": "Every log group has an outcome already.",
+                "description": "Done: there is a last word on every log group already.",
                 "headers": _headers("Location", "Preference-Applied"),
             },
             **documented(
@@ -151,7 +152,9 @@ def trigger_routes(
         if wait_s:
             status = await _answered(requests, status.id, wait_s) or status
         headers = _applied(wait_s) | {"Location": f"{routes.prefix}/{status.id}"}
-        return JSONResponse(status.as_dict(), status_code=200 if status.is_answered else 202, headers=headers)
+        return JSONResponse(
+            status.as_dict(), status_code=200 if status.state is RequestState.DONE else 202, headers=headers
+        )
 
     @routes.get(
         "/{request_id}",

@@ -162,6 +162,18 @@ async def test_a_shutdown_lets_those_who_wait_go(tmp_path):
     assert response.status_code == 202
 
 
+@virtual_time
+async def test_what_is_deferred_is_not_done(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        first = await ask(port, Idempotency_Key="deploy-42")
+        port.outcome(first.json()["id"], ORDERS)
+        port.outcome(first.json()["id"], PAYMENTS, State.DEFERRED)
+        response = await ask(port, Idempotency_Key="deploy-42")
+
+    assert (response.status_code, response.json()["state"]) == (202, "pending")
+    assert response.json()["counts"] == {"sealed": 1, "deferred": 1}
+
+
 # -- idempotency
 
 

@@ -31,7 +31,7 @@ from service.ports import RecordTooLargeError
 from service.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 from tests.support.http import REQUESTS_TOPIC, WORK_TOPIC, caught_up_already
 from tests.support.publisher import FakePublisher
-from tests.support.virtual_time import VirtualClock, virtual_time
+from tests.support.virtual_time import EPOCH_MS, START_S, VirtualClock, virtual_time
 
 ORDERS = LogGroup.of("111122223333", "eu-west-1", "/acme/orders")
 PAYMENTS = LogGroup.of("111122223333", "eu-west-1", "/acme/payments")
@@ -46,6 +46,12 @@ def outcome(
     log_group: LogGroup, state: State = State.SEALED, *, at_ms: int = AT_MS + 1, id_: str = ID, **fields: Any
 ) -> RequestOutcome:
     return RequestOutcome(id=id_, at_ms=at_ms, outcome=Outcome(log_group=log_group, state=state, **fields).as_dict())
+
+
+def deferred(log_group: LogGroup, *, at_s: float, retry_in_s: float | None) -> RequestOutcome:
+    """At `at_s` of virtual time after the test's start."""
+    at_ms = EPOCH_MS + int((START_S + at_s) * 1000)
+    return outcome(log_group, State.DEFERRED, at_ms=at_ms, retry_in_s=retry_in_s)
 
 
 def book_of(*records: RequestRecord, capacity: int = 1000) -> RequestBook:
@@ -511,7 +517,7 @@ async def test_waiting_ends_with_the_last_answer():
     loop = asyncio.get_running_loop()
     started = loop.time()
     loop.call_later(2, requests.apply, outcome(ORDERS).to_bytes())
-    loop.call_later(4, requests.apply, outcome(PAYMENTS, State.DEFERRED).to_bytes())
+    loop.call_later(4, requests.apply, deferred(PAYMENTS, at_s=4, retry_in_s=3600).to_bytes())
     loop.call_later(6, requests.apply, outcome(ABROAD).to_bytes())
 
     waiters = [asyncio.create_task(requests.answered(ID, 30)) for _ in range(3)]
@@ -536,6 +542,40 @@ async def test_waiting_for_what_is_answered_takes_no_time():
     assert status is not None
     assert status.state is RequestState.DONE
     assert asyncio.get_running_loop().time() == started
+
+
+@pytest.mark.parametrize("retry_in_s", [7.0, None])
+@virtual_time
+async def test_a_deferred_log_group_is_waited_for_while_it_is_tried_again_in_time(retry_in_s):
+    requests = a_replica()
+    requests.apply(ACCEPTED.to_bytes())
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for group in GROUPS:
+        loop.call_later(1, requests.apply, deferred(group, at_s=1, retry_in_s=retry_in_s).to_bytes())
+        loop.call_later(9, requests.apply, outcome(group).to_bytes())
+
+    status = await requests.answered(ID, 20)
+
+    assert loop.time() - started == 9
+    assert status is not None
+    assert status.state is RequestState.DONE
+
+
+@virtual_time
+async def test_a_log_group_that_is_deferred_beyond_the_time_limit_is_not_waited_for():
+    requests = a_replica()
+    requests.apply(ACCEPTED.to_bytes())
+    for group in GROUPS:
+        requests.apply(deferred(group, at_s=0, retry_in_s=20.1).to_bytes())
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+
+    status = await requests.answered(ID, 20)
+
+    assert loop.time() == started
+    assert status is not None
+    assert status.state is RequestState.PENDING
 
 
 @virtual_time
