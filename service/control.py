@@ -7,6 +7,8 @@ paused replica goes on reading, answering and taking requests; it starts nothing
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import structlog
 
@@ -24,6 +26,15 @@ class NotAcknowledgedError(Exception):
 
 class CatchingUpError(Exception):
     """This replica has not read the control topic to its end, so it cannot tell the last word."""
+
+
+class PausedByAnotherError(Exception):
+    """Somebody else has paused the service: `paused` says who, when and why."""
+
+    def __init__(self, paused: Paused) -> None:
+        since = datetime.fromtimestamp(paused.at_ms / 1000, UTC).isoformat(timespec="seconds")
+        super().__init__(f"{paused.by} has paused the service since {since}: {paused.reason}")
+        self.paused = paused
 
 
 class Control:
@@ -121,20 +132,29 @@ class Control:
     async def pause(self, *, by: str, reason: str) -> Paused:
         """Pause the service, all replicas; returns once Kafka has acknowledged it.
 
-        Asked again by the same caller for the same reason it stays the same pause. Raises InvalidReasonError, and NotAcknowledgedError
-        after `ack_timeout_s`. A pause that is cancelled may be in force all the same.
+        A pause in force stays as old as it is. Who made it may give another reason, or the same again; anybody else is refused, as they
+        would lose theirs with its end. Raises InvalidReasonError, PausedByAnotherError, and NotAcknowledgedError after `ack_timeout_s`.
+        A pause that is cancelled may be in force all the same.
         """
         pause = Paused.of(by=by, at_ms=self._clock.epoch_ms(), reason=reason)
-        if (now := self.paused) is not None and (now.by, now.reason) == (pause.by, pause.reason):
-            pause = now  # written again all the same: another replica's word may be on its way here
+        with contextlib.suppress(CatchingUpError):  # a replica that is behind pauses too
+            await self.last_word()
+        if (now := self.paused) is not None:
+            if now.by != by:
+                raise PausedByAnotherError(now)
+            pause = replace(pause, at_ms=now.at_ms)
         await self._say(pause)
         return pause
 
-    async def resume(self, *, by: str) -> Resumed:
-        """Let all replicas work; returns once Kafka has acknowledged it. Raises and repeats as `pause` does."""
+    async def resume(self, *, by: str) -> Word | None:
+        """Let all replicas work; returns the last word once Kafka has acknowledged it. Where none is paused, nothing is written.
+
+        Raises NotAcknowledgedError after `ack_timeout_s`.
+        """
+        with contextlib.suppress(CatchingUpError):  # a replica that is behind says it, to be sure
+            if not isinstance(word := await self.last_word(), Paused):
+                return word
         resumed = Resumed(by=by, at_ms=self._clock.epoch_ms())
-        if isinstance(self._word, Resumed):
-            resumed = self._word
         await self._say(resumed)
         return resumed
 

@@ -3,17 +3,20 @@
 import asyncio
 import getpass
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx
 from aiokafka.errors import KafkaError
 
 from service.clock import LoopClock
-from service.domain.control import KEY, MAX_NAME, InvalidReasonError, Paused, Resumed
+from service.control import Control, NotAcknowledgedError, PausedByAnotherError
+from service.domain.control import MAX_NAME, InvalidReasonError, Paused
 from service.http.status import PauseState
-from service.ports import OutgoingRecord
 from service.settings import Settings
 from service.stream.connection import client_arguments
+from service.stream.follower import Follower, following
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import TopicsMissingError, require_topics
 
@@ -29,21 +32,29 @@ async def say_by_kafka(settings: Settings, reason: str | None) -> dict[str, Any]
 
     The topic has to exist: one that the broker makes by itself would be compacted by nobody, and forget the pause in a week.
     """
-    at_ms = LoopClock().epoch_ms()
-    arguments = client_arguments(settings)
     try:
-        word = Resumed(by=_name(), at_ms=at_ms) if reason is None else Paused.of(by=_name(), at_ms=at_ms, reason=reason)
-        async with asyncio.timeout(_TIMEOUT_S):
-            await require_topics(arguments, [settings.control_topic])
-            async with KafkaPublisher(arguments) as publisher:
-                await publisher.publish(OutgoingRecord(settings.control_topic, KEY, word.to_bytes()))
-    except (InvalidReasonError, TopicsMissingError) as e:
+        if reason is not None:
+            Paused.of(by=_name(), at_ms=0, reason=reason)  # what is no reason is said without Kafka
+        async with asyncio.timeout(_TIMEOUT_S), _control(settings) as control:
+            word = await (control.resume(by=_name()) if reason is None else control.pause(by=_name(), reason=reason))
+    except (InvalidReasonError, TopicsMissingError, PausedByAnotherError) as e:
         raise PauseError(str(e)) from e
-    except TimeoutError as e:
+    except (TimeoutError, NotAcknowledgedError) as e:
         raise PauseError(f"{settings.kafka_bootstrap_servers} does not acknowledge; it may be written yet") from e
     except (KafkaError, OSError) as e:
-        raise PauseError(f"{settings.kafka_bootstrap_servers}: {e}") from e
+        raise PauseError(f"{settings.kafka_bootstrap_servers}: {e}; nothing was written") from e
     return PauseState.of(word).model_dump()
+
+
+@asynccontextmanager
+async def _control(settings: Settings) -> AsyncIterator[Control]:
+    arguments, topic = client_arguments(settings), settings.control_topic
+    await require_topics(arguments, [topic])
+    follower = Follower(topic=topic, arguments=arguments)
+    async with KafkaPublisher(arguments) as publisher:
+        control = Control(publisher=publisher, clock=LoopClock(), topic=topic, caught_up=follower.caught_up)
+        async with following(follower, control.apply):
+            yield control
 
 
 def say_by_rest(url: str, token: str, reason: str | None) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What `logwarden sweep` and `logwarden rekey` do: ask for a sweep over the REST API or straight over Kafka, and wait for its end."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from service.registry.source import Unobserved
 from service.requests import CatchingUpError, NotAcknowledgedError
 from service.settings import Settings
 from service.stream.connection import client_arguments
-from service.stream.follower import Follower
+from service.stream.follower import Follower, following
 from service.stream.publisher import KafkaPublisher
 from service.sweep import OTHER_TENANT
 from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
@@ -116,8 +115,8 @@ async def _sweeps(settings: Settings) -> AsyncIterator[SweepRequests]:
     arguments = client_arguments(settings)
     follower = Follower(topic=settings.requests_topic, arguments=arguments)
 
-    def follow(value: bytes) -> None:
-        if is_sweep_record(value):
+    def follow(_: bytes | None, value: bytes | None) -> None:
+        if value is not None and is_sweep_record(value):
             sweeps.apply(value)
 
     try:
@@ -131,12 +130,7 @@ async def _sweeps(settings: Settings) -> AsyncIterator[SweepRequests]:
                 work_topic=settings.work_topic,
                 caught_up=follower.caught_up,
             )
-            following = asyncio.create_task(follower.run(follow))
-            try:
+            async with following(follower, follow):
                 yield sweeps
-            finally:
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await following
     except TimeoutError as e:
         raise SweepError(f"{settings.kafka_bootstrap_servers} does not answer") from e

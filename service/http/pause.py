@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.control import CatchingUpError, Control, NotAcknowledgedError
+from service.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
 from service.domain.control import MAX_REASON, InvalidReasonError, Word
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.status import PauseState
@@ -54,17 +54,27 @@ def pause_routes(*, control: Control, not_ready_reason: Callable[[], str | None]
         response_model=PauseState,
         response_description="Kafka has it; every replica stops within a second or so.",
         responses=documented(
-            *REFUSALS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE, ProblemType.NOT_JSON, *_WRITING
+            *REFUSALS,
+            ProblemType.INVALID_REQUEST,
+            ProblemType.PAUSED_BY_ANOTHER,
+            ProblemType.TOO_LARGE,
+            ProblemType.NOT_JSON,
+            *_WRITING,
         ),
     )
     async def pause(request: Request, body: Annotated[NewPause, Body(openapi_examples=_EXAMPLES)]) -> JSONResponse:
-        """Pause the whole service, restarts included, until it is resumed. Calls that are under way end."""
-        _require_ready()
+        """Pause the whole service, restarts included, until it is resumed. Calls that are under way end.
+
+        A pause in force keeps its beginning; only who made it may give it another reason.
+        """
+        _require_ready(not_ready_reason())
         try:
             return _answer(await control.pause(by=request.state.caller, reason=body.reason))
         except InvalidReasonError as e:
             error = FieldError(detail=str(e), pointer=pointer("reason"))
             raise ProblemError(ProblemType.INVALID_REQUEST, errors=[error]) from e
+        except PausedByAnotherError as e:
+            raise ProblemError(ProblemType.PAUSED_BY_ANOTHER, f"{e}.") from e
         except NotAcknowledgedError as e:
             raise ProblemError(ProblemType.KAFKA_SILENT) from e
 
@@ -75,18 +85,19 @@ def pause_routes(*, control: Control, not_ready_reason: Callable[[], str | None]
         responses=documented(*REFUSALS, *_WRITING),
     )
     async def resume(request: Request) -> JSONResponse:
-        """Let the whole service go on. One that is not paused stays as it is."""
-        _require_ready()
+        """Let the whole service go on, whoever paused it. Where it is not paused, nothing is written."""
+        _require_ready(not_ready_reason())
         try:
             return _answer(await control.resume(by=request.state.caller))
         except NotAcknowledgedError as e:
             raise ProblemError(ProblemType.KAFKA_SILENT) from e
 
-    def _require_ready() -> None:
-        if (reason := not_ready_reason()) is not None:
-            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
-
     return routes
+
+
+def _require_ready(not_ready_reason: str | None) -> None:
+    if not_ready_reason is not None:
+        raise ProblemError(ProblemType.NOT_READY, f"{not_ready_reason}.")
 
 
 def _answer(word: Word | None) -> JSONResponse:

@@ -65,6 +65,10 @@ class ProblemType(Enum):
         "unknown-sweep", 404, 0, "There is no such sweep",
         "The id is wrong, or the sweep is older than the service remembers.",
     )  # fmt: skip
+    PAUSED_BY_ANOTHER = (
+        "paused-by-another", 409, 0, "Somebody else has paused the service",
+        "It stays paused until one of you resumes it: agree on when. Nothing was done.",
+    )  # fmt: skip
     TOO_LARGE = (
         "too-large", 413, 0, "The request is too large",
         "Divide the log groups over several requests.",

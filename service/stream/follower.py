@@ -1,7 +1,8 @@
 """Reads a whole topic, all partitions, for every replica by itself: no group, no commits."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -130,3 +131,15 @@ class Follower:
             await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
             raise
         return consumer
+
+
+@asynccontextmanager
+async def following(follower: Follower, apply: Callable[[bytes | None, bytes | None], None]) -> AsyncIterator[None]:
+    """Let a follower hand on what it reads for the length of an `async with`."""
+    task = asyncio.create_task(follower.follow(apply))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.control import CatchingUpError, Control, NotAcknowledgedError
+from service.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
 from service.dispatcher import Dispatcher, Held
 from service.domain.control import (
     KEY,
@@ -23,6 +23,7 @@ from service.domain.control import (
 from service.domain.outcome import FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.ports import OutgoingRecord
 from tests.support.fakes import OTHER_LANE, Deliveries, busiest_second, ensure, new_lane
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import NothingToWaitForError, VirtualClock, run_in_virtual_time, virtual_time
@@ -353,16 +354,47 @@ async def test_the_word_of_another_replica_that_came_later_stands_though_ours_is
 
 
 @virtual_time
-async def test_a_pause_that_is_asked_for_again_is_the_same_and_another_reason_makes_another():
+async def test_a_pause_that_is_asked_for_again_is_the_same_and_with_another_reason_as_old_as_it_was():
     bench = Bench()
     first = await bench.control.pause(by="alice", reason="a break")
     await asyncio.sleep(60)
     assert await bench.control.pause(by="alice", reason=" a  break") == first
     other = await bench.control.pause(by="alice", reason="lunch")
-    assert (other.reason, other.at_ms - first.at_ms) == ("lunch", 60_000)
-    over = await bench.control.resume(by="bob")
-    await asyncio.sleep(60)
-    assert await bench.control.resume(by="carol") == over
+    assert (other.reason, other.at_ms) == ("lunch", first.at_ms)
+    assert await bench.control.last_word() == other
+
+
+@virtual_time
+async def test_a_pause_of_somebody_else_stands_and_is_told_to_whoever_comes_second():
+    bench = Bench()
+    bench.publisher.records.append(
+        OutgoingRecord(TOPIC, KEY, BREAK.to_bytes())
+    )  # by another replica, and not heard here yet
+    with pytest.raises(
+        PausedByAnotherError, match=r"alice has paused the service since 1970-01-01T00:00:00.*: a break"
+    ):
+        await bench.control.pause(by="bob", reason="lunch")
+    assert bench.publisher.records == []
+    assert bench.control.paused == BREAK
+
+
+@virtual_time
+async def test_a_resume_of_a_service_that_is_not_paused_writes_nothing():
+    bench = Bench()
+    assert await bench.control.resume(by="bob") is None
+    bench.control.apply(KEY, OVER.to_bytes())
+    assert await bench.control.resume(by="carol") == OVER
+    assert bench.publisher.records == []
+
+
+@virtual_time
+async def test_a_replica_that_is_behind_pauses_and_resumes_all_the_same():
+    bench = Bench()
+    bench.is_reachable = False
+    paused = await bench.control.pause(by="alice", reason="a break")
+    resumed = await bench.control.resume(by="bob")
+    assert resumed is not None
+    assert [record.value for record in bench.publisher.records] == [paused.to_bytes(), resumed.to_bytes()]
 
 
 @virtual_time

@@ -55,6 +55,19 @@ async def test_a_pause_by_another_replica_is_shown_here(tmp_path):
 
 
 @virtual_time
+async def test_a_second_pause_is_told_of_the_first_and_changes_nothing(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        port.control.apply(KEY, Paused(by="cli:bob", at_ms=0, reason="elsewhere").to_bytes())
+        response = await port.client.put("/v1/pause", json=REASON)
+        assert port.publisher.records == []
+        shown = (await port.client.get("/v1/pause")).json()
+
+    assert (response.status_code, response.json()["type"]) == (409, "/docs#paused-by-another")
+    assert "cli:bob has paused the service since 1970-01-01T00:00:00+00:00: elsewhere." in response.json()["detail"]
+    assert (shown["by"], shown["reason"]) == ("cli:bob", "elsewhere")
+
+
+@virtual_time
 async def test_requests_are_taken_while_paused(tmp_path):
     async with side_port(token_file(tmp_path)) as port:
         await port.client.put("/v1/pause", json=REASON)
@@ -98,6 +111,7 @@ async def test_a_stranger_neither_pauses_nor_resumes_nor_looks(tmp_path, method)
 @virtual_time
 async def test_kafka_that_does_not_acknowledge_is_said(tmp_path, method):
     async with side_port(token_file(tmp_path)) as port:
+        await port.client.put("/v1/pause", json=REASON)
         port.publisher.stall(CONTROL_TOPIC)
         response = await port.client.request(method, "/v1/pause", json=REASON)
         assert (response.status_code, response.headers["Retry-After"]) == (503, "10")
@@ -131,5 +145,5 @@ async def test_openapi_documents_every_answer(tmp_path):
         "put": "pause",
         "delete": "resume",
     }
-    assert operations["put"]["responses"].keys() == {"200", "400", "401", "403", "413", "415", "503", "default"}
+    assert operations["put"]["responses"].keys() == {"200", "400", "401", "403", "409", "413", "415", "503", "default"}
     assert operations["delete"]["responses"].keys() == {"200", "401", "403", "503", "default"}
