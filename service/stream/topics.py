@@ -1,9 +1,10 @@
 """The topics: their names, partitions and configuration; creating them, and waiting until they are there."""
 
+import asyncio
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
@@ -13,6 +14,8 @@ from service.stream.connection import NotReadyError, close_quietly
 from service.stream.publisher import MAX_RECORD_BYTES
 
 _DAY_MS = 86_400_000
+_ELECTION_S: Final = 5.0  # a controller is elected within a second or two
+_CONTROLLER_WAIT_S: Final = 0.5
 _CLEANUP = (
     "cleanup.policy"  # said of each: compaction, a cluster's default here and there, would keep one command a lane
 )
@@ -60,22 +63,37 @@ class TopicError(Exception):
     """A topic could not be created; the text is the broker's."""
 
 
+class NoControllerError(NotReadyError):
+    """No broker is the cluster's controller, who creates topics: an election that goes on, or a stand-in for Kafka that has none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the cluster names no controller, so nobody creates topics; try again when its election is over "
+            "(the demo's Kafka has none: it creates topics by itself)"
+        )
+
+
 async def create_topics(arguments: dict[str, Any], specs: Sequence[TopicSpec], *, replication: int) -> dict[str, str]:
     """Create what is missing; what exists is left as it is. Returns "created" or "exists" by topic.
 
-    Raises TopicError, and KafkaError when the broker is away. A repeat is harmless.
+    Raises TopicError, NoControllerError, and KafkaError when the broker is away. A repeat is harmless.
     """
     admin = AIOKafkaAdminClient(**arguments)
     try:
         await admin.start()
+        present = set(await admin.list_topics())
         # aiokafka takes the broker's own default (-1) only together with an assignment, which may be empty
         assignment: dict[int, list[int]] | None = {} if replication == -1 else None
-        new = [NewTopic(s.name, s.partitions, replication, assignment, topic_configs=dict(s.config)) for s in specs]
-        response = await admin.create_topics(new)
+        new = [
+            NewTopic(s.name, s.partitions, replication, assignment, topic_configs=dict(s.config))
+            for s in specs
+            if s.name not in present
+        ]
+        answers = await _created(admin, new) if new else ()
     finally:
         await close_quietly("admin", admin.close)
-    results: dict[str, str] = {}
-    for name, code, *message in response.topic_errors:
+    results = {spec.name: "exists" for spec in specs}
+    for name, code, *message in answers:
         if code == 0:
             results[name] = "created"
         elif code == TopicAlreadyExistsError.errno:
@@ -83,6 +101,22 @@ async def create_topics(arguments: dict[str, Any], specs: Sequence[TopicSpec], *
         else:
             raise TopicError(f"{name}: {(message and message[0]) or for_code(code).__name__}")
     return results
+
+
+async def _created(admin: AIOKafkaAdminClient, new: Sequence[NewTopic]) -> Iterable[tuple[Any, ...]]:
+    """What the controller says of each topic. Raises NoControllerError."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _ELECTION_S
+    while True:
+        try:
+            response = await admin.create_topics(new)
+        except AttributeError as e:  # aiokafka's own, where the cluster names no controller
+            if loop.time() >= until:
+                raise NoControllerError from e
+            await asyncio.sleep(_CONTROLLER_WAIT_S)
+        else:
+            answers: Iterable[tuple[Any, ...]] = response.topic_errors
+            return answers
 
 
 class TopicsMissingError(NotReadyError):
