@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import replace
 
-from service.domain.command import EnsureCommand
+from service.domain.command import EnsureCommand, Origin
 from service.domain.dead_letter import PREFIX, VALUE_OMITTED, DeadLetterLimit, dead_letter_headers
 from service.domain.outcome import FailureClass
 from service.ports import (
@@ -54,7 +54,8 @@ class DeadLetters:
             OutgoingRecord(self._topic, record.key, None, [*headers, omitted]),
             OutgoingRecord(self._topic, None, None, [*explanation, omitted]),
         )
-        self._observer.dead_lettered(failure, topic=record.topic)
+        origin = Origin(record.topic, record.partition, record.offset)
+        self._observer.dead_lettered(failure, topic=record.topic, origin=origin, reason=reason)
 
     async def send_posted(self, value: bytes, headers: Headers, reason: str, *, field: str, topic: str) -> None:
         """Return once a body that was posted is a dead letter, which can be sent to `topic` once its cause is mended.
@@ -68,7 +69,7 @@ class DeadLetters:
             OutgoingRecord(self._topic, None, value, [*headers, *explanation]),
             OutgoingRecord(self._topic, None, None, [*explanation, omitted]),
         )
-        self._observer.dead_lettered(failure, topic=topic)
+        self._observer.dead_lettered(failure, topic=topic, origin=None, reason=reason)
 
     async def send_command(self, command: EnsureCommand, failure: FailureClass, reason: str) -> None:
         """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it.
@@ -81,7 +82,7 @@ class DeadLetters:
         )
         again = replace(command, deferrals=0, strikes=0)  # once it is mended and sent back, it has all its tries
         await self._publisher.publish(OutgoingRecord(self._topic, command.partition_key, again.to_bytes(), explanation))
-        self._observer.dead_lettered(failure, topic=self._work_topic)
+        self._observer.dead_lettered(failure, topic=self._work_topic, origin=command.origin, reason=reason)
 
     def not_needed(self) -> None:
         """Say that a record was worked without one, for the limit's sake."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.domain.command import EnsureCommand
+from service.domain.command import EnsureCommand, Origin
 from service.domain.key import KeyFinding
 from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.offsets import Delivery
@@ -228,8 +228,8 @@ class Observer(Protocol):
     def verified(self, *, right: int, wrong: int, unseen: int) -> None:
         """So many groups were looked at after they were sealed: under their key, not under it, not to be seen."""
 
-    def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
-        """A record of `topic` went to the dead-letter topic."""
+    def dead_lettered(self, failure: FailureClass, *, topic: str, origin: Origin | None, reason: str) -> None:
+        """A record of `topic` went to the dead-letter topic; `origin` is the one that first asked, None where it came over HTTP."""
 
     def dead_letters_stopped(self, reason: str) -> None:
         """The limit is reached: nothing more becomes a dead letter before a restart."""

@@ -7,7 +7,7 @@ from platform import python_version
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from service.domain.command import MAX_REQUEST_IDS, EnsureCommand
+from service.domain.command import MAX_REQUEST_IDS, EnsureCommand, Origin
 from service.domain.log_group import Lane
 from service.domain.outcome import FailureClass, Outcome
 
@@ -116,9 +116,11 @@ class Metrics:
             if count:
                 self._verified(result).inc(count)
 
-    def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
+    def dead_lettered(self, failure: FailureClass, *, topic: str, origin: Origin | None, reason: str) -> None:
         self._dead_letters.labels(failure.label).inc()
-        _log.warning("dead_letter", failure=failure.label, topic=topic)
+        _log.warning(
+            "dead_letter", failure=failure.label, topic=topic, origin=str(origin) if origin else None, reason=reason
+        )
 
     def dead_letters_stopped(self, reason: str) -> None:
         self._dead_letters_stopped.set(1)

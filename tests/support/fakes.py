@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from service.domain import lane as lanes
-from service.domain.command import EnsureCommand, Trigger
+from service.domain.command import EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.offsets import Delivery, OffsetLedger
@@ -305,7 +305,7 @@ class RecordingObserver:
     def verified(self, *, right: int, wrong: int, unseen: int) -> None:
         self.verifications.append((right, wrong, unseen))
 
-    def dead_lettered(self, failure: FailureClass, *, topic: str) -> None:
+    def dead_lettered(self, failure: FailureClass, *, topic: str, origin: Origin | None, reason: str) -> None:
         self.dead_letters.append((failure, topic))
 
     def dead_letters_stopped(self, reason: str) -> None:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from service.domain.command import Priority
+from service.domain.command import Origin, Priority
 from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
 from service.telemetry.collectors import (
@@ -186,7 +186,7 @@ def everything() -> str:
     metrics.event_read(commands=1, problem=None)
     metrics.call_made(LANE, failure=None, seconds=0.1)
     metrics.command_done(ensure(), Outcome(log_group=group(), state=State.SEALED), seconds=0.2)
-    metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events")
+    metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events", origin=Origin("events", 3, 42), reason="?")
     metrics.dead_letters_stopped("too many")
     metrics.verified(right=1, wrong=1, unseen=0)
     metrics.lane_held(LANE, FailureClass.UNREACHABLE, "no route")

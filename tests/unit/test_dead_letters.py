@@ -2,12 +2,15 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from service.dead_letters import DeadLetters
 from service.domain.command import EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import dead_letter_headers
 from service.domain.outcome import FailureClass
-from service.ports import IncomingRecord, OutgoingRecord, RecordTooLargeError
+from service.ports import IncomingRecord, Observer, OutgoingRecord, RecordTooLargeError
+from service.telemetry.metrics import Metrics
 from tests.support.fakes import RecordingObserver, ensure, group, unlimited
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import virtual_time
@@ -48,7 +51,7 @@ class StrictBroker:
         self.records.append(record)
 
 
-def letters(publisher: FakePublisher | StrictBroker, observer: RecordingObserver | None = None) -> DeadLetters:
+def letters(publisher: FakePublisher | StrictBroker, observer: Observer | None = None) -> DeadLetters:
     return DeadLetters(
         publisher=publisher,
         observer=observer or RecordingObserver(),
@@ -169,3 +172,20 @@ async def test_a_posted_body_that_is_too_large_for_the_broker_is_left_out_and_a_
     headers = dict(letter.headers)
     assert (letter.value, headers["logwarden-value-omitted"]) == (None, b"5000")
     assert headers["logwarden-source"] == b"http"
+
+
+@virtual_time
+async def test_the_log_says_of_each_which_record_it_was_and_why():
+    posted, asked_by_hand = b"{", replace(ensure(), origin=None)
+    with capture_logs() as logs:
+        dead = letters(FakePublisher(), Metrics(CollectorRegistry()))
+        await dead.send_record(RECORD, FailureClass.MALFORMED_EVENT, "is not JSON", field="value")
+        await dead.send_posted(posted, [], "is not JSON", field="value", topic="events")
+        await dead.send_command(replace(ensure(), origin=Origin("events", 3, 43)), FailureClass.NOT_AUTHORIZED, "no")
+        await dead.send_command(asked_by_hand, FailureClass.NOT_AUTHORIZED, "no")
+    assert [(log["failure"], log["topic"], log["origin"], log["reason"]) for log in logs] == [
+        ("malformed-event", "events", "events/3/42", "is not JSON"),
+        ("malformed-event", "events", None, "is not JSON"),
+        ("not-authorized", "work", "events/3/43", "no"),
+        ("not-authorized", "work", None, "no"),
+    ]
