@@ -91,6 +91,23 @@ def read_tokens(text: str) -> dict[bytes, str]:
     A token without a name is called by the start of its digest, which stays the same when lines move.
     """
     callers: dict[bytes, str] = {}
+    for number, name, token in _entries(text):
+        digest = _digest(token)
+        if digest in callers:
+            raise ValueError(f"line {number} repeats a token: whose calls would they be?")
+        callers[digest] = name or f"token-{digest.hex()[:8]}"
+    return callers
+
+
+def first_token(text: str) -> str:
+    """What a caller who has such a file sends. Raises ValueError as `read_tokens` does."""
+    _, _, token = _entries(text)[0]
+    return token
+
+
+def _entries(text: str) -> list[tuple[int, str, str]]:
+    """Line number, name and token of each line that has one."""
+    entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
@@ -100,13 +117,10 @@ def read_tokens(text: str) -> dict[bytes, str]:
             raise ValueError(
                 f"line {number} is neither name:token nor token, of at least {_MIN_TOKEN_LENGTH} of A-Za-z0-9-._~+/"
             )
-        digest = _digest(token)
-        if digest in callers:
-            raise ValueError(f"line {number} repeats a token: whose calls would they be?")
-        callers[digest] = name or f"token-{digest.hex()[:8]}"
-    if not callers:
+        entries.append((number, name, token))
+    if not entries:
         raise ValueError("there is no token in it")
-    return callers
+    return entries
 
 
 def _digest(token: str) -> bytes:

@@ -98,7 +98,7 @@ async def test_a_tenant_whose_key_changes_is_rekeyed_and_nobody_else_is_touched(
     groups = await add_sealed(aws, everything, 160)
     async with deployment.replica(), deployment.replica() as service:
         old, new = await change_key(aws, everything, deployment, "north", "eu-west-1")
-        arguments = ("rekey", "north", "--wait")
+        arguments = ("rekey", "north", "--wait", "120")
         if way == "rest":
             code, status, said = await command(deployment, *arguments, "--url", service.url, LOGWARDEN_TOKEN=TOKEN)
         else:

@@ -6,8 +6,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from service import cli
+from service import cli, ensure_command, sweep_command
+from service.cli import console
+from service.cli.console import UsageError
+from service.stream import topics
+from tests.support.rest_service import rest_service
 
+TOKEN = "0123456789abcdef0123456789abcdef"
+ARN = "arn:aws:logs:eu-west-1:111122223333:log-group:/app-a/x"
+URL = ("--url", "http://127.0.0.1:9")
 TENANTS = """
 version: 1
 exclude:
@@ -25,10 +32,12 @@ tenants:
 def run(monkeypatch, tmp_path):
     (tmp_path / "tenants.yaml").write_text(TENANTS.replace("OVERWRITE", "always"))
     monkeypatch.setenv("LOGWARDEN_TENANTS_FILE", str(tmp_path / "tenants.yaml"))
+    monkeypatch.setenv("LOGWARDEN_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9")
+    monkeypatch.setenv("LOGWARDEN_TOKEN", TOKEN)
     runner = CliRunner()
 
     def run(*arguments):
-        monkeypatch.setattr(cli, "_out", Console(width=200, file=(out := io.StringIO())))
+        monkeypatch.setattr(console, "out", Console(width=200, file=(out := io.StringIO())))
         result = runner.invoke(cli.app, list(arguments))
         return result.exit_code, out.getvalue() + result.output, result.exception
 
@@ -86,14 +95,26 @@ def test_check_ends_with_1_where_no_key_would_be_used(run):
         (("ensure", "/a"), "account"),
         (("sweep", "--account", "1"), "12 digits"),
         (("rekey", "acme", "--region", "europe"), "Region"),
-        (("rekey", "acme", "--url", "http://127.0.0.1:9", "--wait"), "does not answer"),
+        (("rekey", "acme", *URL, "--wait", "60"), "does not answer"),
+        (("sweep",), "127.0.0.1:9 does not answer. Nothing was written."),
+        (("ensure", ARN), "127.0.0.1:9 does not answer. Nothing was written."),
+        (("ensure", ARN, "--account", "111122223333"), "--account and --region are for names"),
+        (("ensure", ARN, "--wait", "5"), "--wait needs --url"),
+        (("ensure", ARN, "--token-file", __file__), "--token-file is for the service at --url"),
+        (("sweep", "--token-file", __file__), "--token-file is for the service at --url"),
+        (("check", "--log-group", "/acme/x"), "A name needs --account and --region"),
+        (("check", "--log-group", ""), "A name needs --account and --region"),
+        (("check", "--log-group", ARN, "--region", "us-east-1"), "--account and --region are for names"),
+        (("check", "--account", "111122223333"), "name it with --log-group"),
+        (("check", "--tag", "a=b"), "name it with --log-group"),
+        (("check", "--header", "a=b"), "name its file with --event"),
         (("ensure", "arn:aws:s3:::bucket"), "log group ARN"),
-        (("ensure", "--url", "http://127.0.0.1:9", "-a", "111122223333", "-r", "eu-west-1", "/a"), "does not answer"),
+        (("ensure", *URL, "-a", "111122223333", "-r", "eu-west-1", "/a"), "does not answer"),
     ],
 )
 def test_a_mistake_is_a_sentence(run, arguments, says):
     _, _, error = run(*arguments)
-    assert isinstance(error, cli.UsageError)
+    assert isinstance(error, UsageError)
     assert says in str(error)
 
 
@@ -106,13 +127,13 @@ def test_topics_are_listed_with_their_settings(run):
 
 def test_a_name_without_its_account_is_refused_before_anything_is_asked(run):
     _, _, error = run("ensure", "/app-a/x", "--region", "eu-west-1")
-    assert isinstance(error, cli.UsageError)
+    assert isinstance(error, UsageError)
     assert "--account" in str(error)
 
 
 def test_an_address_that_is_none_is_refused_in_words(run):
     _, _, error = run("ensure", "/app-a/x", "-a", "111122223333", "-r", "eu-west-1", "--url", "http://[::1")
-    assert isinstance(error, cli.UsageError)
+    assert isinstance(error, UsageError)
     assert "http://[::1" in str(error)
 
 
@@ -129,3 +150,172 @@ def test_check_asks_the_registry_where_there_is_one(run, monkeypatch):
     assert (status, "Name a log group" in text) == (0, True)
     _, _, problem = run(*check("/app-a/x"))
     assert "http://127.0.0.1:1/tenants: GET accounts/111122223333" in str(problem)
+
+
+# -- check
+
+
+def test_check_takes_an_arn(run):
+    by_name, by_arn = run(*check("/app-a/x")), run("check", "--log-group", ARN)
+    assert by_arn[:2] == by_name[:2]
+
+
+def test_check_says_of_a_dry_run_that_nothing_is_called(run, monkeypatch):
+    monkeypatch.setenv("LOGWARDEN_DRY_RUN", "true")
+    status, text, _ = run("check", "--log-group", ARN)
+    assert status == 0
+    assert "would go under arn:aws:kms" in text
+    assert "by rule 1 of acme (dry run: nothing is called)." in text
+
+
+CREATED = '{"type": "log-group-created", "account": "111122223333", "region": "eu-west-1", "log_group": "NAME"}'
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        (CREATED.replace("NAME", "/app-a/x"), 0),
+        (CREATED.replace("NAME", "/scratch/x"), 0),
+        (CREATED.replace("NAME", "/nobodys/x"), 1),
+        (CREATED.replace("NAME", "/app-a/x y"), 1),
+        ('{"Records": [{"eventSource": "s3.amazonaws.com", "eventName": "PutObject"}]}', 0),
+        ("not json", 1),
+        ("[]", 1),
+    ],
+)
+def test_check_ends_with_1_where_an_event_would_become_a_dead_letter(run, tmp_path, event, status):
+    (tmp_path / "event").write_text(event)
+    assert run("check", "--event", str(tmp_path / "event"))[0] == status
+
+
+# -- tokens
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nobody yet\n", "alice: \n", "short\n", f"alice:{TOKEN}\nbob {TOKEN}\n", "é" * 20]
+)
+@pytest.mark.parametrize("command", [("ensure", ARN), ("sweep",), ("resume",)])
+def test_a_token_file_that_holds_no_tokens_is_said_and_not_shown(run, tmp_path, command, text):
+    (tmp_path / "token").write_text(text)
+    _, _, error = run(*command, *URL, "--token-file", str(tmp_path / "token"))
+    assert isinstance(error, UsageError)
+    assert str(tmp_path / "token") in str(error)
+    assert TOKEN not in str(error)
+    assert "does not answer" not in str(error)
+
+
+@pytest.mark.parametrize("token", [None, "", " "])
+def test_without_a_token_it_says_how_to_give_one(run, monkeypatch, token):
+    monkeypatch.delenv("LOGWARDEN_TOKEN") if token is None else monkeypatch.setenv("LOGWARDEN_TOKEN", token)
+    _, _, error = run("ensure", ARN, *URL)
+    assert isinstance(error, UsageError)
+    assert str(error) == "No token: use --token-file or LOGWARDEN_TOKEN."
+
+
+def test_a_variable_that_is_no_token_is_named_and_not_shown(run, monkeypatch):
+    monkeypatch.setenv("LOGWARDEN_TOKEN", "swordfish and chips\n")
+    _, _, error = run("ensure", ARN, *URL)
+    assert isinstance(error, UsageError)
+    assert "LOGWARDEN_TOKEN: line 1" in str(error)
+    assert "swordfish" not in str(error)
+
+
+def test_the_first_token_of_a_file_is_sent(run, tmp_path):
+    (tmp_path / "token").write_text(f"# ours\nalice:{TOKEN}\nbob:{TOKEN[::-1]}\n")
+    with rest_service((200, {"paused": False})) as (url, asked):
+        status, _, _ = run("resume", "--url", url, "--token-file", str(tmp_path / "token"))
+    assert status == 0
+    assert asked == [("DELETE", "/v1/pause", f"Bearer {TOKEN}", None, None)]
+
+
+# -- ensure over REST
+
+
+def request(state, **fields):
+    group = {"account": "111122223333", "region": "eu-west-1", "log_group": "/app-a/x", "state": state, **fields}
+    return {"id": "req-1", "state": "pending" if state in {"pending", "deferred"} else "done", "log_groups": [group]}
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(ensure_command, "_BETWEEN_S", 0.0)
+
+
+def test_ensure_asks_again_until_there_is_a_last_word(run, impatient):
+    answers = (
+        (202, request("pending")),
+        (200, request("deferred", retry_in_s=5)),
+        (503, {"title": "starting"}),
+        (200, request("sealed")),
+    )
+    with rest_service(*answers) as (url, asked):
+        status, text, _ = run("ensure", ARN, "--url", url, "--wait", "60")
+    assert (status, '"state": "sealed"' in text) == (0, True)
+    assert [(method, path) for method, path, *_ in asked] == [
+        ("POST", "/v1/requests"),
+        *[("GET", "/v1/requests/req-1")] * 3,
+    ]
+    assert {prefer for *_, prefer, _ in asked} == {"wait=20"}
+
+
+@pytest.mark.parametrize("state", ["failed", "deferred"])
+def test_ensure_ends_with_1_where_a_log_group_is_not_right_in_time(run, impatient, state):
+    with rest_service((202, request(state, retry_in_s=61))) as (url, asked):
+        status, _, _ = run("ensure", ARN, "--url", url, "--wait", "60")
+    assert (status, len(asked)) == (1, 1)
+
+
+def test_ensure_that_does_not_wait_is_right_when_it_is_accepted(run):
+    with rest_service((202, request("pending"))) as (url, asked):
+        status, _, _ = run("ensure", ARN, "--url", url, "--wait", "0")
+    assert (status, [prefer for *_, prefer, _ in asked]) == (0, [None])
+
+
+def test_a_refusal_says_all_that_is_wrong(run):
+    problem = {
+        "title": "The request is not valid",
+        "detail": "Mend it.",
+        "errors": [{"detail": "not this", "pointer": "#/log_groups/0"}, {"detail": "nor that"}],
+    }
+    with rest_service((400, problem)) as (url, _):
+        _, _, error = run("ensure", ARN, "--url", url)
+        assert str(error) == "400: The request is not valid. Mend it.\n  #/log_groups/0: not this\n  nor that"
+        _, _, error = run("sweep", "--url", url)
+        assert str(error).endswith("nor that")
+
+
+def test_something_else_at_the_address_is_said(run):
+    with rest_service((200, ["hello"])) as (url, _):
+        _, _, error = run("ensure", ARN, "--url", url)
+    assert "something that is not from this service" in str(error)
+
+
+# -- sweep over REST
+
+
+def sweep(state, pending):
+    return {"id": "swp-1", "state": state, "counts": {}, "lanes": {"total": 2, "pending": pending, "failed": 0}}
+
+
+def test_a_sweep_that_is_not_done_in_time_ends_with_1_and_goes_on(run, monkeypatch):
+    monkeypatch.setattr(sweep_command, "_BETWEEN_S", 0.05)
+    with rest_service((202, sweep("pending", 2)), (200, sweep("pending", 1))) as (url, asked):
+        status, text, _ = run("sweep", "--url", url, "--wait", "1")
+    assert (status, '"pending": 1' in text) == (1, True)
+    assert asked[0][-1] == {"accounts": None, "regions": None, "tenant": None}
+    with rest_service((202, sweep("pending", 2)), (200, sweep("done", 0))) as (url, asked):
+        status, _, _ = run("sweep", "--url", url, "--wait", "60")
+    assert (status, len(asked)) == (0, 2)
+
+
+# -- topics
+
+
+def test_a_kafka_without_a_controller_is_a_sentence(run, monkeypatch):
+    async def create_topics(*arguments, **options):
+        raise topics.NoControllerError
+
+    monkeypatch.setattr(topics, "create_topics", create_topics)
+    _, _, error = run("topics", "create")
+    assert isinstance(error, UsageError)
+    assert str(error).startswith("127.0.0.1:9: the cluster names no controller")
