@@ -1,6 +1,7 @@
 """The command line: what people type, what they read, and the exit status."""
 
 import io
+from contextlib import asynccontextmanager
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,7 @@ from service import cli, ensure_command, sweep_command
 from service.cli import console
 from service.cli.console import UsageError
 from service.stream import topics
+from tests.support.publisher import FakePublisher
 from tests.support.rest_service import rest_service
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -226,6 +228,23 @@ def test_the_first_token_of_a_file_is_sent(run, tmp_path):
         status, _, _ = run("resume", "--url", url, "--token-file", str(tmp_path / "token"))
     assert status == 0
     assert asked == [("DELETE", "/v1/pause", f"Bearer {TOKEN}", None, None)]
+
+
+# -- ensure over Kafka
+
+
+def test_where_kafka_does_not_acknowledge_some_commands_may_be_written(run, monkeypatch):
+    (publisher := FakePublisher()).stall("logwarden.work")
+
+    @asynccontextmanager
+    async def reached(*arguments):
+        yield publisher
+
+    monkeypatch.setattr(ensure_command, "reached", reached)
+    monkeypatch.setattr(ensure_command, "PATIENCE_S", 0.01)
+    _, _, error = run("ensure", ARN)
+    assert isinstance(error, UsageError)
+    assert str(error) == "127.0.0.1:9 does not acknowledge; some commands may be written"
 
 
 # -- ensure over REST
