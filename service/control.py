@@ -137,12 +137,11 @@ class Control:
         A pause that is cancelled may be in force all the same.
         """
         pause = Paused.of(by=by, at_ms=self._clock.epoch_ms(), reason=reason)
-        with contextlib.suppress(CatchingUpError):  # a replica that is behind pauses too
-            await self.last_word()
-        if (now := self.paused) is not None:
-            if now.by != by:
-                raise PausedByAnotherError(now)
-            pause = replace(pause, at_ms=now.at_ms)
+        with contextlib.suppress(CatchingUpError):  # a replica that is behind pauses too: what it knows may be over
+            if isinstance(now := await self.last_word(), Paused):
+                if now.by != by:
+                    raise PausedByAnotherError(now)
+                pause = replace(pause, at_ms=now.at_ms)
         await self._say(pause)
         return pause
 

@@ -390,6 +390,7 @@ async def test_a_resume_of_a_service_that_is_not_paused_writes_nothing():
 @virtual_time
 async def test_a_replica_that_is_behind_pauses_and_resumes_all_the_same():
     bench = Bench()
+    bench.control.apply(KEY, Paused(by="carol", at_ms=0, reason="over by now, for all that is known here").to_bytes())
     bench.is_reachable = False
     paused = await bench.control.pause(by="alice", reason="a break")
     resumed = await bench.control.resume(by="bob")
