@@ -365,7 +365,7 @@ class Settings(BaseSettings):
     registry: Annotated[SecretStr, AfterValidator(_registry)] | None = Field(
         None,
         description="Where tenants are asked for instead, account by account: `dynamodb:TABLE`, "
-        "`postgresql://USER@HOST/DATABASE?sslmode=verify-full` or `https://HOST/PATH`. The tenant file is not read then.",
+        "`postgresql://USER@HOST/DATABASE?sslmode=verify-full` or `https://HOST/PATH` (`http` only on the same machine). The tenant file is not read then.",
     )
     registry_password: SecretStr | None = Field(
         None, description="PostgreSQL password, where the address has none; better as a file in the secrets folder."

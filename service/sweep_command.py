@@ -26,7 +26,7 @@ from service.sweep import OTHER_TENANT
 from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 
 _LOOK_S: Final = 10.0  # of waiting in one look at a sweep that goes on
-_BETWEEN_S: Final = 1.0  # between two looks, where a service does not let anybody wait
+_BETWEEN_S: Final = 1.0  # between two looks, where nobody may wait, or the replica is not ready
 _SETTLED: Final = frozenset({*State, OTHER_TENANT} - {State.FAILED, State.DEFERRED})
 
 
@@ -62,11 +62,9 @@ async def sweep_by_rest(service: Service, wanted: Wanted, *, wait_s: float) -> A
             prefer = {"Prefer": f"wait={min(left_s, _LOOK_S):.0f}"}
             with service.asked():
                 response = await http.get(f"{url}/{status['id']}", headers=prefer)
-            if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # a replica that has just started
-                await asyncio.sleep(min(float(response.headers.get("Retry-After", _LOOK_S)), left_s))
-                continue
-            status = service.document(response)
-            yield status
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:  # a replica that has just started
+                status = service.document(response)
+                yield status
 
 
 async def sweep_by_kafka(settings: Settings, wanted: Wanted, *, wait_s: float) -> AsyncGenerator[dict[str, Any], None]:
