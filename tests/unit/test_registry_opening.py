@@ -74,7 +74,7 @@ def test_an_address_with_a_password_is_not_shown():
 
 def test_a_limit_on_age_under_the_ttl_is_refused(monkeypatch):
     monkeypatch.setenv(f"{PREFIX}REGISTRY_MAX_STALE_S", "10")
-    with pytest.raises(SettingsError, match="registry_max_stale_s"):
+    with pytest.raises(SettingsError, match="REGISTRY_MAX_STALE_S"):
         load_settings()
 
 
