@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.sandbox.aws.faults import Faults
-from service.sandbox.aws.policy import LOGS_CONTEXT_KEY, log_group_arn, logs_key_policy
+from service.sandbox.aws.policy import logs_key_policy
 from service.sandbox.aws.sandbox import AwsSandbox
 from tests.support.aws_server import set_own_environment
 from tests.support.deployment import Deployment, client
@@ -100,9 +100,7 @@ class Story:
 
     async def rotate(self, tenant: str) -> None:
         """Give a tenant another key."""
-        policy = logs_key_policy(ACCOUNTS[0], REGION)
-        arns = [log_group_arn(account, REGION, "*") for account in ACCOUNTS]
-        policy["Statement"][-1]["Condition"] = {"ArnLike": {LOGS_CONTEXT_KEY: arns}}
+        policy = logs_key_policy(ACCOUNTS[0], REGION, others=ACCOUNTS[1:])
         new = await self.elsewhere.aws.create_key(ACCOUNTS[0], REGION, policy=policy)
         self.everything.keys[tenant, REGION] = new
         self.keys[tenant].add(new)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from service.sandbox.aws.policy import LOGS_CONTEXT_KEY, log_group_arn, logs_key_policy
+from service.sandbox.aws.policy import logs_key_policy
 from service.sandbox.aws.sandbox import NewLogGroup
 from service.sandbox.process import as_environment
 from tests.support.deployment import TOKEN, Deployment, client
@@ -39,9 +39,7 @@ async def add_sealed(aws, everything, count):
 async def change_key(aws, everything, deployment, tenant, region):
     """Give a tenant another key in a Region, and write that to the tenant file; the old key and the new one."""
     old = everything.keys[tenant, region]
-    policy = logs_key_policy(ACCOUNTS[0], region)
-    arns = [log_group_arn(account, region, "*") for account in ACCOUNTS]
-    policy["Statement"][-1]["Condition"] = {"ArnLike": {LOGS_CONTEXT_KEY: arns}}
+    policy = logs_key_policy(ACCOUNTS[0], region, others=ACCOUNTS[1:])
     new = everything.keys[tenant, region] = await aws.create_key(ACCOUNTS[0], region, policy=policy)
     deployment.settings.tenants_file.write_text(everything.tenant_file())
     return old, new

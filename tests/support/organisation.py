@@ -8,7 +8,7 @@ from itertools import cycle, product
 
 import yaml
 
-from service.sandbox.aws.policy import LOGS_CONTEXT_KEY, log_group_arn, logs_key_policy
+from service.sandbox.aws.policy import logs_key_policy
 from service.sandbox.aws.sandbox import AwsSandbox
 from tests.support.iam import document
 
@@ -44,9 +44,7 @@ class Organisation:
             # With the rights of k8s/iam and no others: whatever the service comes to call, in any test, they have to be enough.
             await aws.create_role(account, ROLE, EXTERNAL_ID, policy=document("member-role"))
         for tenant, region in product(self.tenants, self.regions):
-            policy = logs_key_policy(self.accounts[0], region)
-            arns = [log_group_arn(account, region, "*") for account in self.accounts]
-            policy["Statement"][-1]["Condition"] = {"ArnLike": {LOGS_CONTEXT_KEY: arns}}
+            policy = logs_key_policy(self.accounts[0], region, others=self.accounts[1:])
             self.keys[tenant, region] = await aws.create_key(self.accounts[0], region, policy=policy)
         return self
 

@@ -70,18 +70,21 @@ def default_key_policy(account: str, region: str) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": [_account_statement(account, region)]}
 
 
-def logs_key_policy(account: str, region: str, *, key_account: str | None = None) -> dict[str, Any]:
-    """A key policy under which CloudWatch Logs may encrypt every log group of an account and Region.
+def logs_key_policy(
+    account: str, region: str, *, others: Iterable[str] = (), key_account: str | None = None
+) -> dict[str, Any]:
+    """A key policy under which CloudWatch Logs may encrypt every log group of an account, and of `others`, in a Region.
 
-    `key_account` is where the key lives, when that is another account; both accounts can then describe it.
+    `key_account` is where the key lives, when that is yet another account. All of them leave it to their IAM who may use the key.
     """
-    accounts = dict.fromkeys((key_account or account, account))
+    users = (account, *others)
+    accounts = dict.fromkeys((key_account or account, *users))
     logs = {
         "Effect": "Allow",
         "Principal": {"Service": logs_service(region)},
         "Action": ["kms:Encrypt*", "kms:Decrypt*", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:Describe*"],
         "Resource": "*",
-        "Condition": {"ArnLike": {LOGS_CONTEXT_KEY: log_group_arn(account, region, "*")}},
+        "Condition": {"ArnLike": {LOGS_CONTEXT_KEY: [log_group_arn(each, region, "*") for each in users]}},
     }
     return {"Version": "2012-10-17", "Statement": [*(_account_statement(a, region) for a in accounts), logs]}
 

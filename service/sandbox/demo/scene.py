@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from service.sandbox.aws.commands import NewLogGroup
-from service.sandbox.aws.policy import LOGS_CONTEXT_KEY, Policy, log_group_arn, logs_key_policy
+from service.sandbox.aws.policy import logs_key_policy
 from service.sandbox.aws.sandbox import AwsSandbox
 
 ACCOUNTS: Final = ("111122223333", "444455556666")
@@ -67,7 +67,12 @@ async def build_scene(aws: AwsSandbox, *, groups_per_lane: int) -> Scene:
     for account in ACCOUNTS:
         await aws.create_role(account, ROLE, EXTERNAL_ID)
     keys = {
-        tenant: {region: await aws.create_key(account, region, policy=_key_policy(region)) for region in REGIONS}
+        tenant: {
+            region: await aws.create_key(
+                account, region, policy=logs_key_policy(ACCOUNTS[0], region, others=ACCOUNTS[1:])
+            )
+            for region in REGIONS
+        }
         for tenant, account in (("acme", ACCOUNTS[0]), ("globex", ACCOUNTS[1]), ("initech", ACCOUNTS[1]))
     }
     await aws.set_key_state(keys["initech"]["us-east-1"], "Disabled")
@@ -183,15 +188,6 @@ def _event(group: Group, name: str, parameters: Mapping[str, Any], source: str =
         "detail": record,
     }
     return json.dumps(envelope).encode()
-
-
-def _key_policy(region: str) -> Policy:
-    """A key policy under which Logs may use the key in both accounts."""
-    policy = logs_key_policy(ACCOUNTS[0], region)
-    policy["Statement"][-1]["Condition"] = {
-        "ArnLike": {LOGS_CONTEXT_KEY: [log_group_arn(a, region, "*") for a in ACCOUNTS]}
-    }
-    return policy
 
 
 def _tenant_file(keys: Mapping[str, Mapping[str, str]]) -> str:
