@@ -57,27 +57,34 @@ _SINCE: Final = attrgetter("since")
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One log group's pending work: the merged command and every record that asks for it.
+    """One log group's pending work: the merged command, the record that asked for it first, and those that `joined`.
 
     `priority` is that of the queue it lies in, or of the most urgent who waits for its end. `rank` is its place among those that wait for
     tokens, lower is sooner; it is settled at the start.
     """
 
     command: Command
-    deliveries: list[Delivery]
+    delivery: Delivery
     since: float
     priority: Priority
     rank: float = 0.0
+    joined: list[Delivery] | None = None  # few have any, and a list for each of a hundred thousand is 8 MB
 
     @property
     def log_group(self) -> LogGroup:
         return self.command.log_group
 
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Every record that asks for it, the first one first."""
+        return [self.delivery, *(self.joined or ())]
+
     def absorb(self, command: Command, deliveries: Iterable[Delivery]) -> None:
         """Take another command for the same group, or of the same sweep, aboard: they end together."""
         if isinstance(self.command, EnsureCommand) and isinstance(command, EnsureCommand):
             self.command = self.command.merged(command)
-        self.deliveries.extend(deliveries)
+        self.joined = self.joined or []
+        self.joined.extend(deliveries)
 
 
 @dataclass(slots=True)
@@ -153,11 +160,11 @@ class Lane:
         if (running := self._running.get(name)) is not None:
             self.promote(running, command.priority)
             if (again := self._dirty.get(name)) is None:
-                self._dirty[name] = Work(command, [delivery], now, command.priority)
+                self._dirty[name] = Work(command, delivery, now, command.priority)
             else:
                 again.absorb(command, [delivery])
         elif (waiting := self._waiting.get(name)) is None:
-            self._enqueue(Work(command, [delivery], now, command.priority))
+            self._enqueue(Work(command, delivery, now, command.priority))
         else:
             waiting.absorb(command, [delivery])
             self._move_up(waiting)
