@@ -1,7 +1,8 @@
 """The services of AWS that are called: one for each Region, for all accounts, with the credentials that each call brings along.
 
 A client of aiobotocore costs a third of a megabyte, a session ten, and accounts are many. So a client is made for a service and Region,
-not for an account, and has no credentials: a call that brought none fails instead of acting in the wrong account.
+not for an account, and has no credentials: a call that brought none fails instead of acting in the wrong account. Of a service's clients
+one is kept; of the others only where their Region is called.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from aiobotocore.session import AioSession
 from aiohttp import ClientSession
 
 from service.aws.errors import VENDOR_ERRORS, translate
-from service.aws.wire import FOREIGN_ANSWER_GUARDS, RegionalService, SigningCredentials, open_http
+from service.aws.wire import FOREIGN_ANSWER_GUARDS, Api, RegionalService, SigningCredentials, open_http
 
 __all__ = ["AwsClients", "CredentialChain", "Service", "SigningCredentials"]
 
@@ -33,7 +34,7 @@ class CredentialChain(Protocol):
 
 
 class AwsClients:
-    """Clients, made when first called and open until the context ends."""
+    """Each service of each Region, made when first called; their connections are open until the context ends."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class AwsClients:
         self._http: ClientSession | None = None
         self._user_agent = f"aiobotocore/{aiobotocore.__version__} botocore/{botocore.__version__} {user_agent}"
         self._services: dict[tuple[Service, str], RegionalService] = {}
+        self._apis: dict[Service, Api] = {}
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
 
@@ -114,11 +116,16 @@ class AwsClients:
                 ca_bundle = self._session.get_config_variable("ca_bundle")
                 self._http = await self._open.enter_async_context(self._open_http(ca_bundle=ca_bundle))
             url = self._endpoint_urls.get(f"{service}:{region}", self._endpoint_urls.get(service, self._endpoint_url))
-            creating = self._session.create_client(
+            async with self._session.create_client(
                 service, region_name=region, endpoint_url=url and url.replace("{region}", region)
-            )
-            client = await self._open.enter_async_context(creating)
-            regional = RegionalService(client, http=self._http, user_agent=self._user_agent)
+            ) as client:
+                regional = RegionalService(
+                    self._apis.setdefault(service, Api(client)),
+                    region=region,
+                    endpoint_url=client.meta.endpoint_url,
+                    http=self._http,
+                    user_agent=self._user_agent,
+                )
             self._services[service, region] = regional
             return regional
 

@@ -66,20 +66,29 @@ def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
         raise OSError(f"CA bundle {file}: {e}") from e
 
 
+class Api:
+    """What a service's calls look like, in every Region: a client's model of it, which is most of what a client weighs."""
+
+    def __init__(self, client: AioBaseClient) -> None:
+        model = client.meta.service_model
+        self.model = model
+        self.operations: Mapping[str, str] = client.meta.method_to_api_mapping
+        self.exceptions = client.exceptions
+        self.serializer = create_serializer(model.resolved_protocol, include_validation=False)
+        self.parser: Any = create_parser(model.resolved_protocol)
+        self.refuse_foreign = FOREIGN_ANSWER_GUARDS[model.resolved_protocol]
+
+
 class RegionalService:
     """One service in one Region, for all accounts."""
 
-    def __init__(self, client: AioBaseClient, *, http: aiohttp.ClientSession, user_agent: str) -> None:
-        model = client.meta.service_model
-        self._client = client
+    def __init__(
+        self, api: Api, *, region: str, endpoint_url: str, http: aiohttp.ClientSession, user_agent: str
+    ) -> None:
+        self._api = api
         self._http = http
-        self._model = model
-        self._operations: Mapping[str, str] = client.meta.method_to_api_mapping
-        self._serializer = create_serializer(model.resolved_protocol, include_validation=False)
-        self._parser: Any = create_parser(model.resolved_protocol)
-        self._refuse_foreign = FOREIGN_ANSWER_GUARDS[model.resolved_protocol]
-        self._region: str = client.meta.region_name
-        self._url = URL(_url_of_calls(client.meta.endpoint_url))
+        self._region = region
+        self._url = URL(_url_of_calls(endpoint_url))
         url = str(self._url)
         self._path = canonical_path(url)
         self._proxy = ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url)
@@ -95,8 +104,9 @@ class RegionalService:
         """
         if credentials is None:
             raise NoCredentialsError
-        operation = self._model.operation_model(self._operations[method])
-        request = self._serializer.serialize_to_request(params, operation)
+        api = self._api
+        operation = api.model.operation_model(api.operations[method])
+        request = api.serializer.serialize_to_request(params, operation)
         body = request["body"]
         if not isinstance(body, bytes):
             body = urlencode(body, doseq=True).encode()
@@ -106,7 +116,7 @@ class RegionalService:
             body=body,
             credentials=await credentials.get_frozen_credentials(),
             region=self._region,
-            service=self._model.signing_name,
+            service=api.model.signing_name,
             timestamp=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
         )
         async with self._http.post(
@@ -117,11 +127,11 @@ class RegionalService:
             allow_redirects=False,  # AWS never does, and a session token must not follow where a portal points
         ) as http:
             answer = {"status_code": http.status, "headers": http.headers, "body": await http.read(), "context": {}}
-        self._refuse_foreign(answer)
-        parsed: dict[str, Any] = await self._parser.parse(answer, operation.output_shape)
+        api.refuse_foreign(answer)
+        parsed: dict[str, Any] = await api.parser.parse(answer, operation.output_shape)
         if http.status >= 300:
             code = parsed.get("Error", {}).get("Code")
-            error_class: Any = self._client.exceptions.from_code(code)
+            error_class: Any = api.exceptions.from_code(code)
             raise error_class(parsed, operation.name)
         return parsed
 
