@@ -51,6 +51,7 @@ from service.retries import Retries
 from service.settings import Role, Settings
 from service.stream.connection import Deadline, client_arguments, until_connected
 from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.durability import warn_of_weak_topics
 from service.stream.follower import Follower
 from service.stream.group import LEASE_S
 from service.stream.publisher import KafkaPublisher
@@ -188,6 +189,9 @@ class App:
                 self._control_follower.follow(self._control.apply),
                 self._publisher.watch(),
             ]
+            if settings.topic_replication != 1:
+                ours = set(topics) - set(settings.source_topics)  # those are their owners' to look after
+                background.append(warn_of_weak_topics(self._arguments, ours))
             if Role.INGEST in settings.roles:
                 background += self._ingest()
             if directory is not None:

@@ -214,7 +214,10 @@ class Settings(BaseSettings):
     )
     topic_partitions: int = Field(12, ge=1, le=10_000, description="Partitions of the other topics at creation.")
     topic_replication: int = Field(
-        -1, ge=-1, description="Replicas of each topic at creation; -1 is the broker's own default."
+        3,
+        ge=-1,
+        description="Replicas of each topic at creation. With 3 or more a write needs two of them (`min.insync.replicas`), so that none is "
+        "lost with a broker; -1 leaves both to the brokers' defaults. 1 is for a single broker, and is not warned of.",
     )
     topic_request_retention_s: int = Field(
         86_400,

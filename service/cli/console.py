@@ -28,6 +28,11 @@ def tell(text: str) -> None:
     _err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Say what may turn out to be wrong."""
+    _err.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def complain(text: str) -> None:
     """Say what was wrong."""
     _err.print(text, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,11 +1,12 @@
 """`logwarden topics`."""
 
 import asyncio
+from collections.abc import Collection
 
 import typer
 
-from service.cli.console import UsageError, say
-from service.settings import load_settings
+from service.cli.console import UsageError, say, warn
+from service.settings import Settings, load_settings
 
 app = typer.Typer(help="The Kafka topics that the service uses.", no_args_is_help=True)
 
@@ -27,13 +28,32 @@ def create() -> None:
         raise UsageError(f"{settings.kafka_bootstrap_servers}: {str(e) or 'does not answer'}") from e
     for name, result in results.items():
         say(f"{name}: {result}")
+    if settings.topic_replication != 1:
+        _warn_of_weak_topics(settings, results)
+
+
+def _warn_of_weak_topics(settings: Settings, names: Collection[str]) -> None:
+    from aiokafka.errors import KafkaError  # noqa: PLC0415
+
+    from service.stream.connection import client_arguments  # noqa: PLC0415
+    from service.stream.durability import MEND, weak_topics  # noqa: PLC0415
+
+    try:
+        weak = asyncio.run(weak_topics(client_arguments(settings), names))
+    except (KafkaError, OSError) as e:
+        warn(f"How durable they are could not be read: {e}")
+        return
+    for line in [*map(str, weak), MEND] if weak else []:
+        warn(line)
 
 
 @app.command("list")
 def list_topics() -> None:
-    """Show the topics, with the partitions and settings that they would be created with."""
+    """Show the topics, with the partitions, replicas and settings that they would be created with."""
     from service.stream.topics import topic_specs  # noqa: PLC0415
 
-    for spec in topic_specs(load_settings()):
+    settings = load_settings()
+    replicas = "the broker's default of" if settings.topic_replication == -1 else settings.topic_replication
+    for spec in topic_specs(settings):
         config = " ".join(f"{name}={value}" for name, value in spec.config.items())
-        say(f"{spec.name}  {spec.partitions} partitions  {config}")
+        say(f"{spec.name}  {spec.partitions} partitions  {replicas} replicas  {config}")

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -19,6 +19,9 @@ _CONTROLLER_WAIT_S: Final = 0.5
 _CLEANUP = (
     "cleanup.policy"  # said of each: compaction, a cluster's default here and there, would keep one command a lane
 )
+SAFE_REPLICAS: Final = 3  # one may be lost or restarted, and writes still reach two
+MIN_INSYNC: Final = 2
+MIN_INSYNC_CONFIG: Final = "min.insync.replicas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,15 @@ class TopicSpec:
 
 
 def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
-    """Every topic that the service reads or writes."""
+    """Every topic that the service reads or writes.
+
+    With three replicas or more a write needs two of them; where the broker decides how many there are, it decides that too.
+    """
+    of_all = {MIN_INSYNC_CONFIG: str(MIN_INSYNC)} if settings.topic_replication >= SAFE_REPLICAS else {}
+    return [replace(spec, config={**spec.config, **of_all}) for spec in _specs(settings)]
+
+
+def _specs(settings: Settings) -> Sequence[TopicSpec]:
     few = settings.topic_partitions
     requests_ms = settings.topic_request_retention_s * 1000
     return [

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c_py
+from structlog.testing import capture_logs
 
 from service.clock import LoopClock
 from service.domain.offsets import Delivery
@@ -18,10 +19,18 @@ from service.settings import Settings
 from service.stream.commits import Commits
 from service.stream.connection import Deadline
 from service.stream.consumer import Consumer, ConsumerLimits
+from service.stream.durability import Durability, warn_of_weak_topics, weak_topics
 from service.stream.follower import Follower
 from service.stream.group import LEASE_S, SESSION_S
 from service.stream.publisher import KafkaPublisher, ProducerEndedError
-from service.stream.topics import TopicsMissingError, TopicSpec, create_topics, require_topics, topic_specs
+from service.stream.topics import (
+    MIN_INSYNC_CONFIG,
+    TopicsMissingError,
+    TopicSpec,
+    create_topics,
+    require_topics,
+    topic_specs,
+)
 from service.stream.unreadable import UNREADABLE
 from service.stream.watch import FetchStalledError
 
@@ -478,7 +487,7 @@ async def test_a_follower_hands_on_tombstones_and_has_caught_up_behind_a_transac
 
 
 @pytest.mark.apache_kafka
-async def test_the_default_settings_create_every_topic_with_the_brokers_own_replication(apache_kafka, unique_name):
+async def test_every_topic_can_be_created_with_the_brokers_own_replication(apache_kafka, unique_name):
     arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
     name = unique_name("default")
     settings = Settings(
@@ -491,6 +500,7 @@ async def test_the_default_settings_create_every_topic_with_the_brokers_own_repl
         control_topic=f"{name}.control",
         work_partitions=2,
         topic_partitions=1,
+        topic_replication=-1,
     )
     specs = topic_specs(settings)
     results = await create_topics(arguments, specs, replication=settings.topic_replication)
@@ -498,6 +508,30 @@ async def test_the_default_settings_create_every_topic_with_the_brokers_own_repl
     compacted = {spec.name for spec in specs if spec.config["cleanup.policy"] == "compact"}
     assert compacted == {settings.control_topic}
     assert {spec.config["cleanup.policy"] for spec in specs} == {"delete", "compact"}
+    weak = await weak_topics(arguments, results)
+    assert weak == [Durability(topic=topic, replicas=1, min_insync=1) for topic in sorted(results)]
+
+
+@pytest.mark.apache_kafka
+async def test_topics_on_one_disk_are_warned_of_in_one_line_and_with_how_many_replicas_a_write_needs(
+    apache_kafka, unique_name
+):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    specs = [TopicSpec(unique_name("weak"), 1), TopicSpec(unique_name("needs-two"), 1, {MIN_INSYNC_CONFIG: "2"})]
+    await create_topics(arguments, specs, replication=1)
+    with capture_logs() as logs:
+        await warn_of_weak_topics(arguments, [spec.name for spec in specs])
+    [line] = logs
+    assert (line["event"], line["log_level"]) == ("topics_may_lose_records", "warning")
+    assert sorted(line["topics"]) == sorted(
+        f"{spec.name}: 1 replicas, min.insync.replicas {needed}" for spec, needed in zip(specs, (1, 2), strict=True)
+    )
+
+
+async def test_a_broker_that_cannot_tell_how_durable_topics_are_is_worked_with_all_the_same(kafka_broker, topic):
+    with capture_logs() as logs:
+        await warn_of_weak_topics({"bootstrap_servers": kafka_broker.bootstrap_servers}, [topic])
+    assert len(logs) == 1
 
 
 async def test_a_producer_whose_sending_has_ended_is_no_secret(arguments, topic):

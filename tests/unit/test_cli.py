@@ -123,8 +123,19 @@ def test_a_mistake_is_a_sentence(run, arguments, says):
 def test_topics_are_listed_with_their_settings(run):
     status, text, _ = run("topics", "list")
     assert status == 0
-    assert "logwarden.work  48 partitions" in text
+    assert "logwarden.work  48 partitions  3 replicas" in text
+    assert all("min.insync.replicas=2" in line for line in text.splitlines() if line)
     assert "max.message.bytes=2097152" in text
+
+
+@pytest.mark.parametrize(
+    ("replication", "says"), [("-1", "the broker's default of replicas"), ("1", " 1 replicas"), ("2", " 2 replicas")]
+)
+def test_of_fewer_than_three_replicas_a_write_needs_what_the_broker_says(run, monkeypatch, replication, says):
+    monkeypatch.setenv("LOGWARDEN_TOPIC_REPLICATION", replication)
+    _, text, _ = run("topics", "list")
+    assert says in text
+    assert "min.insync.replicas" not in text
 
 
 def test_a_name_without_its_account_is_refused_before_anything_is_asked(run):

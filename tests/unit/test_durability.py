@@ -1,0 +1,26 @@
+"""Which topics are called weak, and with how many replicas they are created."""
+
+import pytest
+
+from service.settings import Settings
+from service.stream.durability import Durability
+from service.stream.topics import topic_specs
+
+
+@pytest.mark.parametrize(
+    ("replicas", "min_insync", "is_weak"),
+    [(3, 2, False), (4, 3, False), (3, None, False), (3, 1, True), (2, 2, True), (2, 1, True), (1, None, True)],
+)
+def test_a_topic_is_weak_where_the_loss_of_one_broker_loses_records_or_stops_writes(replicas, min_insync, is_weak):
+    assert Durability(topic="t", replicas=replicas, min_insync=min_insync).is_weak is is_weak
+
+
+@pytest.mark.parametrize(("replication", "needed"), [(3, "2"), (5, "2"), (2, None), (1, None), (-1, None)])
+def test_a_write_needs_two_of_three_replicas_on_every_topic_and_keeps_its_other_settings(replication, needed):
+    specs = topic_specs(Settings(topic_replication=replication))
+    assert {spec.config.get("min.insync.replicas") for spec in specs} == {needed}
+    assert all("cleanup.policy" in spec.config for spec in specs)
+
+
+def test_by_default_no_topic_is_weak():
+    assert Settings().topic_replication >= 3
