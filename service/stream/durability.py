@@ -85,5 +85,5 @@ async def _min_insync(admin: AIOKafkaAdminClient, names: Collection[str]) -> dic
     found: dict[str, int] = {}
     for response in await admin.describe_configs(asked):
         for _code, _message, _kind, name, entries in response.resources:
-            found.update((name, int(entry[1])) for entry in entries if entry[0] == MIN_INSYNC_CONFIG)
+            found.update((name, int(entry[1])) for entry in entries if entry[0] == MIN_INSYNC_CONFIG and entry[1])
     return found

@@ -1,9 +1,11 @@
 """Which topics are called weak, and with how many replicas they are created."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from service.settings import Settings
-from service.stream.durability import Durability
+from service.stream.durability import Durability, _min_insync
 from service.stream.topics import topic_specs
 
 
@@ -20,6 +22,18 @@ def test_a_write_needs_two_of_three_replicas_on_every_topic_and_keeps_its_other_
     specs = topic_specs(Settings(topic_replication=replication))
     assert {spec.config.get("min.insync.replicas") for spec in specs} == {needed}
     assert all("cleanup.policy" in spec.config for spec in specs)
+
+
+async def test_what_a_broker_does_not_show_is_left_out():
+    async def describe_configs(_: object) -> list[SimpleNamespace]:
+        shown = [
+            ("shown", [("min.insync.replicas", "2", False)]),
+            ("denied", []),
+            ("hidden", [("min.insync.replicas", None, False)]),
+        ]
+        return [SimpleNamespace(resources=[(0, "", 2, name, entries) for name, entries in shown])]
+
+    assert await _min_insync(SimpleNamespace(describe_configs=describe_configs), ["shown"]) == {"shown": 2}
 
 
 def test_by_default_no_topic_is_weak():
