@@ -20,9 +20,20 @@ from prometheus_client import CollectorRegistry
 
 from service.aws.adapters import Aws, open_aws
 from service.clock import LoopClock
-from service.control import Control
-from service.dead_letters import DeadLetters
-from service.dispatcher import Dispatcher
+from service.core.control import Control
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Dispatcher
+from service.core.ensure import Ensure, Policy
+from service.core.fence import Fence
+from service.core.ingest import Ingest, PostedEvents
+from service.core.intake import Intake
+from service.core.requests import Requests
+from service.core.retries import Retries
+from service.core.sweep import Sweeper
+from service.core.sweep_requests import SweepRequests
+from service.core.sweep_schedule import SweepSchedule
+from service.core.verification import Verification
+from service.core.worker import Topics, Worker
 from service.domain import log_group
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.events import EventParser
@@ -35,19 +46,13 @@ from service.domain.request import RequestBook
 from service.domain.schedule import Schedule
 from service.domain.sweep import is_sweep_record
 from service.domain.sweep_book import SweepBook
-from service.ensure import Ensure, Policy
-from service.fence import Fence
 from service.formats import load_event_formats
 from service.http.app import Sweeping, Trigger, create_app
 from service.http.server import Address, serve
 from service.http.tokens import TokenFile
-from service.ingest import Ingest, PostedEvents
-from service.intake import Intake
 from service.ports import Membership, RecordFilter, RecordHandler
 from service.registry.opening import open_registry
 from service.registry.source import Registry
-from service.requests import Requests
-from service.retries import Retries
 from service.settings import Role, Settings
 from service.stream.connection import Deadline, client_arguments, until_connected
 from service.stream.consumer import Consumer, ConsumerLimits
@@ -56,15 +61,10 @@ from service.stream.follower import Follower
 from service.stream.group import LEASE_S
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import require_topics, topic_specs, topics_to_retry
-from service.sweep import Sweeper
-from service.sweep_requests import SweepRequests
-from service.sweep_schedule import SweepSchedule
 from service.telemetry.logs import configure_logs
 from service.telemetry.metrics import Metrics
 from service.telemetry.registry import RegistryMetrics
-from service.verification import Verification
 from service.view import ReplicaView
-from service.worker import Topics, Worker
 
 _FORWARDED_AT_ONCE: Final = (
     5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement

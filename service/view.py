@@ -9,11 +9,11 @@ from typing import Final
 
 from prometheus_client.registry import Collector
 
-from service.control import Control
-from service.dispatcher import Dispatcher
+from service.core.control import Control
+from service.core.dispatcher import Dispatcher
+from service.core.fence import Fence
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.status import LanesStatus
-from service.fence import Fence
 from service.http.status import (
     ConsumerDocument,
     FailingWritesDocument,

@@ -9,7 +9,7 @@ import typer
 
 from service.cli.console import UsageError
 from service.domain.log_group import InvalidIdentityError, LogGroup
-from service.rest_client import Service
+from service.remote.rest import Service
 
 TOKEN_VARIABLE = "LOGWARDEN_TOKEN"  # noqa: S105  its name
 

@@ -27,8 +27,8 @@ def resume(url: Url = None, token_file: TokenFile = None) -> None:
 
 
 def _say_to_all(reason: str | None, url: str | None, token_file: Path | None) -> None:
-    from service.pause_command import PauseError, say_by_kafka, say_by_rest  # noqa: PLC0415
-    from service.rest_client import RestError  # noqa: PLC0415
+    from service.remote.pause import PauseError, say_by_kafka, say_by_rest  # noqa: PLC0415
+    from service.remote.rest import RestError  # noqa: PLC0415
 
     service = service_at(url, token_file)
     try:

@@ -11,7 +11,7 @@ from service.cli import console
 from service.cli.arguments import TokenFile, Url, service_at
 from service.cli.console import UsageError
 from service.domain.log_group import InvalidIdentityError, TenantId, account_id, region_name
-from service.rest_client import Service
+from service.remote.rest import Service
 from service.settings import load_settings
 
 _Accounts = Annotated[list[str] | None, typer.Option("--account", "-a", help="Only this account; may be repeated.")]
@@ -60,8 +60,8 @@ def _sweep(
     accounts: list[str] | None, regions: list[str] | None, tenant: str | None, *, service: Service | None, wait_s: int
 ) -> None:
     from service.registry.file import TenantFileError  # noqa: PLC0415
-    from service.rest_client import RestError  # noqa: PLC0415
-    from service.sweep_command import SweepError, Wanted, is_right, sweep_by_kafka, sweep_by_rest  # noqa: PLC0415
+    from service.remote.rest import RestError  # noqa: PLC0415
+    from service.remote.sweep import SweepError, Wanted, is_right, sweep_by_kafka, sweep_by_rest  # noqa: PLC0415
 
     try:
         wanted = Wanted(

@@ -9,7 +9,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic.json_schema import models_json_schema
 
-from service.control import Control
+from service.core.control import Control
+from service.core.ingest import PostedEvents
+from service.core.requests import Requests
+from service.core.sweep_requests import SweepRequests
 from service.domain.status import LanesStatus
 from service.http.body_limit import BodyLimit
 from service.http.events import event_routes
@@ -22,10 +25,7 @@ from service.http.status import StatusDocument, status_routes
 from service.http.sweeps import sweep_routes
 from service.http.tokens import Guard, TokenFile
 from service.http.trigger import trigger_routes
-from service.ingest import PostedEvents
 from service.ports import TenantDirectory
-from service.requests import Requests
-from service.sweep_requests import SweepRequests
 
 _DESCRIPTION = "Keeps every CloudWatch log group encrypted under its own tenant's KMS key."
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from service.core.ingest import PostedEvents, UnacknowledgedError
 from service.http.problems import FieldError, ProblemError, ProblemType, documented
 from service.http.tokens import GUARDED, REFUSALS, bearer
-from service.ingest import PostedEvents, UnacknowledgedError
 
 _log = structlog.get_logger(__name__)
 

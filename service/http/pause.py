@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
 from service.domain.control import MAX_REASON, InvalidReasonError, Word
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.status import PauseState

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.core.requests import CatchingUpError, NotAcknowledgedError
+from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 from service.domain.log_group import InvalidIdentityError, TenantId, account_id, region_name
 from service.domain.outcome import CallFailedError
 from service.domain.sweep_book import SweepStatus
@@ -15,8 +17,6 @@ from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.tokens import GUARDED, REFUSALS, bearer
 from service.ports import RecordTooLargeError, TenantDirectory
-from service.requests import CatchingUpError, NotAcknowledgedError
-from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 
 _EXAMPLES: dict[str, Any] = {
     "rekey": {"summary": "All log groups of a tenant whose key has changed", "value": {"tenant": "acme"}},

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.core.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 from service.domain.log_group import InvalidIdentityError, LogGroup
 from service.domain.request import RequestState, RequestStatus
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.tokens import GUARDED, REFUSALS, bearer
 from service.ports import RecordTooLargeError
-from service.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 
 _ACCOUNT = "111122223333"
 _NAME = "/aws/lambda/checkout"

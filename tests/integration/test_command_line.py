@@ -2,8 +2,8 @@
 
 import pytest
 
-from service import pause_command
-from service.pause_command import PauseError, say_by_kafka
+from service.remote import pause as pause_command
+from service.remote.pause import PauseError, say_by_kafka
 from service.settings import Settings
 from service.stream import topics
 from service.stream.connection import client_arguments

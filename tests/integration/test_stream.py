@@ -11,8 +11,8 @@ from aiokafka.record.util import calc_crc32c_py
 from structlog.testing import capture_logs
 
 from service.clock import LoopClock
+from service.core.fence import Fence
 from service.domain.offsets import Delivery
-from service.fence import Fence
 from service.ports import IncomingRecord, OutgoingRecord
 from service.sandbox.kafka.apache import start_apache
 from service.settings import Settings

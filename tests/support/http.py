@@ -9,8 +9,11 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.control import Control
-from service.dead_letters import DeadLetters
+from service.core.control import Control
+from service.core.dead_letters import DeadLetters
+from service.core.ingest import PostedEvents
+from service.core.requests import Requests
+from service.core.sweep_requests import SweepRequests
 from service.domain.events import EventParser
 from service.domain.log_group import LogGroup
 from service.domain.outcome import Outcome, State
@@ -20,9 +23,6 @@ from service.domain.sweep_book import SweepBook
 from service.http.app import Sweeping, Trigger, create_app
 from service.http.status import StatusDocument, timestamp
 from service.http.tokens import TokenFile
-from service.ingest import PostedEvents
-from service.requests import Requests
-from service.sweep_requests import SweepRequests
 from tests.support.fakes import FakeDirectory, RecordingObserver, unlimited
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, VirtualClock

@@ -3,20 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 
-from service.dead_letters import DeadLetters
-from service.dispatcher import Dispatcher
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Dispatcher
+from service.core.ensure import Ensure, Policy
+from service.core.ingest import Ingest
+from service.core.intake import Intake
+from service.core.retries import Retries
+from service.core.sweep import Sweeper
+from service.core.verification import Verification
+from service.core.worker import Topics, Worker
 from service.domain.offsets import untracked
 from service.domain.outcome import Outcome
 from service.domain.schedule import Schedule
 from service.domain.sweep import Command
-from service.ensure import Ensure, Policy
-from service.ingest import Ingest
-from service.intake import Intake
 from service.ports import Clock, Keys, LogGroups, Publisher, RecordHandler, TenantDirectory
-from service.retries import Retries
-from service.sweep import Sweeper
-from service.verification import Verification
-from service.worker import Topics, Worker
 from tests.support.fakes import RecordingObserver, new_lane, unlimited
 
 SOURCE, WORK, OUTCOMES, REQUESTS, DEAD_LETTERS = "source", "work", "outcomes", "requests", "dead-letters"

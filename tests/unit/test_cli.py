@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from service import cli, ensure_command, sweep_command
+from service import cli
 from service.cli import console
 from service.cli.console import UsageError
+from service.remote import ensure as ensure_command
+from service.remote import sweep as sweep_command
 from service.stream import topics
 from tests.support.publisher import FakePublisher
 from tests.support.rest_service import rest_service

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
-from service.dispatcher import Dispatcher, Held
+from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.dispatcher import Dispatcher, Held
 from service.domain.control import (
     KEY,
     MAX_REASON,

@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from service.dead_letters import DeadLetters
+from service.core.dead_letters import DeadLetters
 from service.domain.command import EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import dead_letter_headers
 from service.domain.outcome import FailureClass

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher, Held, Turn
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.outcome import CallFailedError, FailureClass

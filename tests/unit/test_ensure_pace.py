@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.ensure import Ensure, Policy
 from service.domain.command import EnsureCommand
 from service.domain.outcome import FailureClass
 from service.domain.schedule import Schedule
-from service.ensure import Ensure, Policy
 from tests.support.fakes import (
     LANE,
     Deliveries,

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.fence import Fence
 from service.domain.command import EnsureCommand
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
-from service.fence import Fence
 from tests.support.fakes import Deliveries, ensure, new_lane
 from tests.support.virtual_time import START_S, VirtualClock, virtual_time
 

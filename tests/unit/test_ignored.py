@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.ensure import Ensure, Policy
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.schedule import Schedule
-from service.ensure import Ensure, Policy
 from service.ports import GivenUpError
 from tests.support.fakes import (
     LANE,
@@ -169,7 +169,7 @@ async def test_where_there_is_no_list_each_group_is_looked_at(failure: FailureCl
 
 @virtual_time
 async def test_a_crowd_of_tagged_groups_is_not_held_and_each_group_is_looked_at(monkeypatch):
-    monkeypatch.setattr("service.ignored._MAX_PAGES", 2)
+    monkeypatch.setattr("service.core.ignored._MAX_PAGES", 2)
     async with Bench(*"mnopqr").running() as bench:
         assert await bench.worked(*swept("a", "r")) == {"a": "sealed", "r": "excluded"}
         assert len(bench.log_groups.listings) == 2

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from service.dead_letters import DeadLetters
+from service.core.dead_letters import DeadLetters
+from service.core.ingest import Ingest
 from service.domain.command import EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.events import EventFormat, EventParser
 from service.domain.log_group import LogGroup
 from service.domain.outcome import FailureClass
-from service.ingest import Ingest
 from service.ports import Headers, IncomingRecord
 from tests.support.fakes import Deliveries, RecordingObserver
 from tests.support.publisher import FakePublisher

@@ -5,18 +5,18 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from service.dead_letters import DeadLetters
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.intake import Intake
+from service.core.sweep import Sweeper
+from service.core.verification import Verification
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.offsets import untracked
 from service.domain.outcome import Outcome, State
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.domain.sweep import SweepCommand, new_sweep_id
-from service.intake import Intake
 from service.ports import IncomingRecord
-from service.sweep import Sweeper
-from service.verification import Verification
 from tests.support.fakes import (
     LANE,
     Deliveries,

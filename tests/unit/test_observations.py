@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.observations import Observations
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import KeyArn, Lane
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
-from service.observations import Observations
 from service.ports import GivenUpError
 from tests.support.fakes import (
     LANE,

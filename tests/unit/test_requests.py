@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from service.core.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 from service.domain.command import EnsureCommand, Priority, Trigger
 from service.domain.log_group import LogGroup
 from service.domain.outcome import FailureClass, Outcome, State
@@ -28,7 +29,6 @@ from service.domain.request import (
     repeated_request_id,
 )
 from service.ports import RecordTooLargeError
-from service.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 from tests.support.http import REQUESTS_TOPIC, WORK_TOPIC, caught_up_already
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, START_S, VirtualClock, virtual_time

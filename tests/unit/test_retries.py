@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
+from service.core.retries import Retries
+from service.core.worker import DUE_HEADER
 from service.ports import IncomingRecord
-from service.retries import Retries
-from service.worker import DUE_HEADER
 from tests.support.fakes import Deliveries
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import VirtualClock, virtual_time

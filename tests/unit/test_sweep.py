@@ -8,21 +8,21 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from service.dead_letters import DeadLetters
-from service.dispatcher import Dispatcher
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Dispatcher
+from service.core.ensure import Ensure, Policy
+from service.core.intake import Intake
+from service.core.sweep import Sweeper
+from service.core.verification import Verification
+from service.core.worker import Topics, Worker
 from service.domain.command import EnsureCommand, Priority, Trigger
 from service.domain.log_group import AccountId, KeyAlias, KeyArn, Lane, LogGroup, TenantId
 from service.domain.outcome import FailureClass, State
 from service.domain.schedule import Schedule
 from service.domain.sweep import LaneReport, SweepCommand, new_sweep_id, sweep_record_from_bytes
 from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, Undecided
-from service.ensure import Ensure, Policy
-from service.intake import Intake
 from service.ports import IncomingRecord, LogGroupPage
-from service.sweep import Sweeper
-from service.sweep_command import is_right
-from service.verification import Verification
-from service.worker import Topics, Worker
+from service.remote.sweep import is_right
 from tests.support.fakes import (
     LANE,
     TENANT,
@@ -620,7 +620,7 @@ async def test_a_sweep_goes_by_what_the_registry_holds_when_it_begins():
 
 @virtual_time
 async def test_a_lane_that_was_paused_for_longer_than_aws_honours_a_token_is_swept_anew(monkeypatch):
-    monkeypatch.setattr("service.sweep._TOKEN_S", 100.0)  # this bench looks ten times a second
+    monkeypatch.setattr("service.core.sweep._TOKEN_S", 100.0)  # this bench looks ten times a second
     bench = Bench(groups=120)
     bench.log_groups.before_page = lambda page: None if page else bench.dispatcher.suspend()
     async with bench.running():

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from service.core.sweep_requests import SweepRequests
+from service.core.sweep_schedule import INTERVAL_CALLER, REKEY_CALLER, SweepSchedule
 from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, Region, TenantId
 from service.domain.sweep import SweepAsked, SweepCommand, is_sweep_record, sweep_record_from_bytes
 from service.domain.sweep_book import SweepBook
-from service.sweep_requests import SweepRequests
-from service.sweep_schedule import INTERVAL_CALLER, REKEY_CALLER, SweepSchedule
 from tests.support.fakes import FakeDirectory
 from tests.support.http import REQUESTS_TOPIC, WORK_TOPIC, caught_up_already
 from tests.support.publisher import FakePublisher

@@ -4,11 +4,11 @@ import weakref
 
 import pytest
 
-from service.dispatcher import Held
+from service.core.dispatcher import Held
+from service.core.verification import Verification
 from service.domain.command import EnsureCommand, Priority, Trigger
 from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.verify import VerifyCommand
-from service.verification import Verification
 from tests.support.fakes import LANE, OTHER_LANE, TENANT, RecordingObserver, TimedLogGroups, group, key_of
 from tests.support.virtual_time import NothingToWaitForError, VirtualClock, run_in_virtual_time, virtual_time
 from tests.unit.test_worker import RecordingTurn

@@ -9,16 +9,16 @@ import pytest
 from aiokafka import TopicPartition
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.control import Control
-from service.dispatcher import Dispatcher, Held, Turn
+from service.core.control import Control
+from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.fence import Fence
+from service.core.forwarding import Forwarding
 from service.domain.command import EnsureCommand
 from service.domain.control import KEY, Paused
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.outcome import FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
-from service.fence import Fence
-from service.forwarding import Forwarding
 from service.registry.file import FileDirectory
 from service.settings import Settings
 from service.stream.assignment import Assignment

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.dead_letters import DeadLetters
-from service.dispatcher import Held, Turn
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Held, Turn
+from service.core.ensure import Ensure, Policy
+from service.core.worker import DUE_HEADER, Topics, Worker
 from service.domain.command import MAX_REQUEST_IDS, EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.log_group import KeyAlias, KeyArn, TenantId
@@ -17,9 +19,7 @@ from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recou
 from service.domain.pacing import Quota
 from service.domain.request import RequestOutcome, new_request_id, record_from_bytes
 from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, Undecided
-from service.ensure import Ensure, Policy
 from service.ports import GivenUpError, OutgoingRecord
-from service.worker import DUE_HEADER, Topics, Worker
 from tests.support.fakes import (
     LANE,
     TENANT,

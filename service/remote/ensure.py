@@ -11,7 +11,7 @@ from service.clock import LoopClock
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import LogGroup
 from service.ports import OutgoingRecord
-from service.rest_client import ANSWER_S, Service
+from service.remote.rest import ANSWER_S, Service
 from service.settings import Settings
 from service.stream.reach import PATIENCE_S, UnreachableError, reached
 

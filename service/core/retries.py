@@ -8,10 +8,10 @@ import asyncio
 import heapq
 from typing import Final
 
+from service.core.forwarding import Forwarding
+from service.core.worker import DUE_HEADER
 from service.domain.offsets import Delivery
-from service.forwarding import Forwarding
 from service.ports import Clock, IncomingRecord, OutgoingRecord, Publisher
-from service.worker import DUE_HEADER
 
 _LONGEST_TIMER_S: Final = 3600.0  # a due time far in the future is looked at again: clocks are set, headers are forged
 

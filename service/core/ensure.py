@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from service.dispatcher import Turn
+from service.core.dispatcher import Turn
+from service.core.ignored import Ignored
+from service.core.observations import Observations
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.history import MAX_FLIPS, History
 from service.domain.key import UnusableKey
@@ -16,8 +18,6 @@ from service.domain.log_group import KeyArn, LogGroup, TenantId, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.tenancy import Excluded, Overwrite, Owned, Undecided
-from service.ignored import Ignored
-from service.observations import Observations
 from service.ports import Clock, Keys, LogGroups, Observer, TenantDirectory
 
 _T = TypeVar("_T")

@@ -14,7 +14,8 @@ from typing import Final, assert_never
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from service.dispatcher import Held, Turn
+from service.core.dispatcher import Held, Turn
+from service.core.forwarding import Forwarding
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.key import UnusableKey
 from service.domain.log_group import KeyArn, Lane, LogGroup, TenantId, key_arn_in
@@ -23,7 +24,6 @@ from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recou
 from service.domain.pacing import Quota
 from service.domain.sweep import MAX_OLD_KEYS, Command, LaneReport, SweepCommand
 from service.domain.tenancy import Decision, Excluded, Owned, Undecided
-from service.forwarding import Forwarding
 from service.ports import Clock, Keys, LogGroups, OutgoingRecord, Publisher, TenantDirectory
 
 OTHER_TENANT: Final = "other-tenant"  # counted so, where one tenant is swept

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from service.dead_letters import DeadLetters
+from service.core.dead_letters import DeadLetters
+from service.core.forwarding import Forwarding
 from service.domain.command import EnsureCommand, Origin
 from service.domain.events import Arrival, EventParser, Parsed
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
-from service.forwarding import Forwarding
 from service.ports import Clock, Headers, IncomingRecord, Observer, OutgoingRecord, Publisher
 
 ACK_TIMEOUT_S: Final = 10.0  # EventBridge gives an API destination 5 s and tries again for a day; others wait longer

@@ -13,12 +13,12 @@ from typing import Final
 
 import structlog
 
+from service.core.requests import CatchingUpError, NotAcknowledgedError
+from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 from service.domain.log_group import KeyRef, Lane, Region, TenantId
 from service.domain.outcome import CallFailedError
 from service.domain.sweep import repeated_sweep_id
 from service.ports import Clock, RecordTooLargeError, TenantDirectory
-from service.requests import CatchingUpError, NotAcknowledgedError
-from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 
 INTERVAL_CALLER: Final = "logwarden, by interval"
 REKEY_CALLER: Final = "logwarden, by changed keys"

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from service.dead_letters import DeadLetters
-from service.dispatcher import Held, Turn
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Held, Turn
+from service.core.ensure import Ensure
 from service.domain.command import MAX_REQUEST_IDS, EnsureCommand
 from service.domain.history import MAX_FLIPS
 from service.domain.outcome import Defer, End, FailureClass, Outcome, Recourse, State, next_step
 from service.domain.request import RequestOutcome
-from service.ensure import Ensure
 from service.ports import Clock, Observer, OutgoingRecord, Publisher
 
 DUE_HEADER: Final = "logwarden-due-ms"  # when a record on a retry topic is to be worked again: ms since 1970, decimal

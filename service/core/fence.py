@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from service.dispatcher import FENCED, Dispatcher
+from service.core.dispatcher import FENCED, Dispatcher
 from service.ports import Clock
 
 _NEVER: Final = float("-inf")

@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 
-from service.dead_letters import DeadLetters
-from service.dispatcher import Dispatcher
+from service.core.dead_letters import DeadLetters
+from service.core.dispatcher import Dispatcher
+from service.core.forwarding import Forwarding
+from service.core.sweep import Sweeper
+from service.core.verification import Verification
 from service.domain.command import EnsureCommand, MalformedCommandError, NewerCommandError, Trigger
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
 from service.domain.sweep import SweepCommand, is_sweep
-from service.forwarding import Forwarding
 from service.ports import IncomingRecord, Observer
-from service.sweep import Sweeper
-from service.verification import Verification
 
 
 class Intake(Forwarding):

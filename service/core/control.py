@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from service.dispatcher import Dispatcher
+from service.core.dispatcher import Dispatcher
+from service.core.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S
 from service.domain.control import KEY, MalformedControlRecordError, Paused, Resumed, Word, word_from_record
 from service.ports import Clock, OutgoingRecord, Publisher
-from service.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S
 
 _log = structlog.get_logger(__name__)
 

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from service.core.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S, CatchingUpError, NotAcknowledgedError
 from service.domain.log_group import AccountId, KeyRef, Lane, Region, TenantId
 from service.domain.request import ENTROPY_BYTES
 from service.domain.sweep import (
@@ -26,7 +27,6 @@ from service.domain.sweep import (
 )
 from service.domain.sweep_book import SweepBook, SweepStatus
 from service.ports import Clock, OutgoingRecord, Publisher, TenantDirectory
-from service.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S, CatchingUpError, NotAcknowledgedError
 
 _AT_ONCE: Final = 1000  # records on their way: a sweep of a whole organisation should not fill the producer's buffer
 

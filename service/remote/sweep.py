@@ -10,20 +10,20 @@ from typing import Any, Final
 import httpx
 
 from service.clock import LoopClock
+from service.core.requests import CatchingUpError, NotAcknowledgedError
+from service.core.sweep import OTHER_TENANT
+from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 from service.domain.log_group import AccountId, Region, TenantId
 from service.domain.outcome import CallFailedError, State
 from service.domain.sweep import is_sweep_record
 from service.domain.sweep_book import SweepBook
 from service.registry.opening import open_registry
 from service.registry.source import Unobserved
-from service.requests import CatchingUpError, NotAcknowledgedError
-from service.rest_client import ANSWER_S, Service
+from service.remote.rest import ANSWER_S, Service
 from service.settings import Settings
 from service.stream.connection import client_arguments
 from service.stream.follower import Follower, following
 from service.stream.reach import PATIENCE_S, UnreachableError, reached
-from service.sweep import OTHER_TENANT
-from service.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 
 _LOOK_S: Final = 10.0  # of waiting in one look at a sweep that goes on
 _BETWEEN_S: Final = 1.0  # between two looks, where nobody may wait, or the replica is not ready

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 
 from service.clock import LoopClock
-from service.control import Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.control import Control, NotAcknowledgedError, PausedByAnotherError
 from service.domain.control import MAX_NAME, InvalidReasonError, Paused
 from service.http.status import PauseState
-from service.rest_client import ANSWER_S, Service
+from service.remote.rest import ANSWER_S, Service
 from service.settings import Settings
 from service.stream.connection import client_arguments
 from service.stream.follower import Follower, following

@@ -1,0 +1,1 @@
+"""What the command line asks of a running service: over its REST API, or straight over Kafka."""
