@@ -58,6 +58,7 @@ async def open_aws(
         use_fips=use_fips,
         use_dualstack=use_dualstack,
     ) as clients:
+        await clients.load()
         credentials = AccountCredentials(
             clients=clients,
             own=OwnCredentials(chain=clients.credential_chain, clock=clock),

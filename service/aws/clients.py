@@ -7,10 +7,10 @@ one is kept; of the others only where their Region is called.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, get_args
 
 import aiobotocore
 import botocore
@@ -54,6 +54,7 @@ class AwsClients:
         `endpoint_urls` has URLs by `SERVICE:REGION` or `SERVICE`; `endpoint_url` is for what is not among them. Both may hold a
         `{region}`. FIPS and dual-stack endpoints are AWS's own: where a URL is given, it is used as it is.
         """
+        self._own_region = own_region
         self._session = AioSession()
         self._session.set_config_variable("region", own_region)
         # AWS_STS_REGIONAL_ENDPOINTS=legacy would sign for one Region and call in another.
@@ -94,6 +95,12 @@ class AwsClients:
         self._services.clear()
         await self._open.aclose()
 
+    async def load(self) -> None:
+        """Read what botocore knows of the services, before the first call has to: it takes 200 ms, in which nothing else goes on."""
+        for service in get_args(Service):
+            with suppress(*VENDOR_ERRORS):  # a service that is not where we run: a call elsewhere will tell
+                await self._looked_up(service, self._own_region)
+
     async def call(
         self, service: Service, region: str, operation: str, *, credentials: SigningCredentials | None, **params: Any
     ) -> Mapping[str, Any]:
@@ -115,19 +122,20 @@ class AwsClients:
             if self._http is None:
                 ca_bundle = self._session.get_config_variable("ca_bundle")
                 self._http = await self._open.enter_async_context(self._open_http(ca_bundle=ca_bundle))
-            url = self._endpoint_urls.get(f"{service}:{region}", self._endpoint_urls.get(service, self._endpoint_url))
-            async with self._session.create_client(
-                service, region_name=region, endpoint_url=url and url.replace("{region}", region)
-            ) as client:
-                regional = RegionalService(
-                    self._apis.setdefault(service, Api(client)),
-                    region=region,
-                    endpoint_url=client.meta.endpoint_url,
-                    http=self._http,
-                    user_agent=self._user_agent,
-                )
+            api, endpoint_url = await self._looked_up(service, region)
+            regional = RegionalService(
+                api, region=region, endpoint_url=endpoint_url, http=self._http, user_agent=self._user_agent
+            )
             self._services[service, region] = regional
             return regional
+
+    async def _looked_up(self, service: Service, region: str) -> tuple[Api, str]:
+        """What botocore knows of a service, and where it is called in a Region."""
+        url = self._endpoint_urls.get(f"{service}:{region}", self._endpoint_urls.get(service, self._endpoint_url))
+        async with self._session.create_client(
+            service, region_name=region, endpoint_url=url and url.replace("{region}", region)
+        ) as client:
+            return self._apis.setdefault(service, Api(client)), client.meta.endpoint_url
 
 
 class _NoCredentials:

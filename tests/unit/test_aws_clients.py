@@ -6,6 +6,8 @@ from collections.abc import Awaitable
 
 import pytest
 from aiobotocore.credentials import AioCredentials
+from botocore.exceptions import UnknownRegionError
+from botocore.loaders import JSONFileLoader
 
 from service.aws.clients import AwsClients, SigningCredentials
 from service.domain.outcome import CallFailedError, FailureClass
@@ -231,3 +233,17 @@ async def test_the_end_of_the_context_closes_every_connection(aws):
         del clients
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+async def test_what_botocore_knows_is_read_before_the_first_call(clients, monkeypatch):
+    await clients.load()
+    monkeypatch.setattr(JSONFileLoader, "load_file", None)  # whoever reads a file fails
+    await associate(clients, region="eu-west-2")
+
+
+async def test_a_service_that_is_not_where_we_run_is_no_reason_not_to_start(clients, monkeypatch):
+    async def refuse(*_: object) -> None:
+        raise UnknownRegionError(region_name="nowhere-1", error_msg="no such Region")
+
+    monkeypatch.setattr(clients, "_looked_up", refuse)
+    await clients.load()
