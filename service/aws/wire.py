@@ -27,6 +27,7 @@ from botocore.serialize import create_serializer
 from botocore.utils import get_environ_proxies
 from yarl import URL
 
+from service.aws.endpoint import Endpoint
 from service.aws.errors import ForeignAnswerError
 from service.aws.signature import canonical_path, signed
 
@@ -86,14 +87,14 @@ class RegionalService:
         self, api: Api, *, region: str, endpoint_url: str, http: aiohttp.ClientSession, user_agent: str
     ) -> None:
         self._api = api
-        self._http = http
         self._region = region
-        self._url = URL(_url_of_calls(endpoint_url))
-        url = str(self._url)
+        parsed_url = URL(_url_of_calls(endpoint_url))
+        url = str(parsed_url)
         self._path = canonical_path(url)
-        self._proxy = ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url)
-        self._signed_headers = {"Host": self._url.host_port_subcomponent or ""}
-        self._unsigned_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
+        proxy = ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url)
+        self._endpoint = Endpoint(parsed_url, proxy=proxy, http=http)
+        self._signed_headers = {"Host": parsed_url.host_port_subcomponent or ""}
+        self._unsigned_headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
 
     async def call(
         self, method: str, *, credentials: SigningCredentials | None, params: Mapping[str, Any]
@@ -119,17 +120,11 @@ class RegionalService:
             service=api.model.signing_name,
             timestamp=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
         )
-        async with self._http.post(
-            self._url,
-            data=body,
-            headers=headers | self._unsigned_headers,
-            proxy=self._proxy,
-            allow_redirects=False,  # AWS never does, and a session token must not follow where a portal points
-        ) as http:
-            answer = {"status_code": http.status, "headers": http.headers, "body": await http.read(), "context": {}}
+        status, answered, content = await self._endpoint.post(headers | self._unsigned_headers, body)
+        answer = {"status_code": status, "headers": answered, "body": content, "context": {}}
         api.refuse_foreign(answer)
         parsed: dict[str, Any] = await api.parser.parse(answer, operation.output_shape)
-        if http.status >= 300:
+        if status >= 300:  # AWS redirects nobody, and a session token must not follow where a portal points
             code = parsed.get("Error", {}).get("Code")
             error_class: Any = api.exceptions.from_code(code)
             raise error_class(parsed, operation.name)

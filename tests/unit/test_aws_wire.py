@@ -370,6 +370,40 @@ async def test_a_connection_is_used_again():
     assert (len(server.received), server.connections) == (3, 1)
 
 
+async def test_a_connection_that_is_idle_for_longer_than_an_answer_may_take_is_used_again():
+    async with byte_server(OK) as server, ours(server.endpoint, read_timeout_s=0.2) as clients:
+        await associate(clients)
+        await asyncio.sleep(0.3)
+        await associate(clients)
+    assert (len(server.received), server.connections) == (2, 1)
+
+
+async def test_what_comes_before_the_answer_is_not_the_answer():
+    async with byte_server(b"HTTP/1.1 102 Processing\r\n\r\n" * 2 + OK) as server, ours(server.endpoint) as clients:
+        assert await result_of(clients) is None
+
+
+async def test_a_plain_endpoint_is_called_through_its_proxy(monkeypatch):
+    async with byte_server(OK) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.endpoint.replace("//", "//user:secret@"))
+        async with ours("http://logs.internal.example") as clients:
+            await associate(clients)
+            await associate(clients)
+    assert {received.line for received in proxy.received} == {"POST http://logs.internal.example/ HTTP/1.1"}
+    assert {received.headers["Host"] for received in proxy.received} == {"logs.internal.example"}
+    assert {received.headers["Proxy-Authorization"] for received in proxy.received} == {"Basic dXNlcjpzZWNyZXQ="}
+    assert (len(proxy.received), proxy.connections) == (2, 1)
+
+
+async def test_a_token_of_two_lines_makes_no_header_of_its_own():
+    async with byte_server(OK) as server, ours(server.endpoint) as clients:
+        with pytest.raises(ValueError, match="more than one line"):
+            await clients.call(
+                "logs", REGION, "associate_kms_key", credentials=AioCredentials("KEY", "secret", "a\r\nX: b"), **PARAMS
+            )
+    assert not server.received
+
+
 async def test_a_cancelled_call_closes_its_connection_so_that_its_late_answer_is_nobody_elses():
     async with byte_server(b"") as server, ours(server.endpoint) as clients:
         call = asyncio.ensure_future(associate(clients))
