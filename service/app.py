@@ -100,7 +100,7 @@ class App:
         self._arguments = client_arguments(settings)
         self._metrics = Metrics(CollectorRegistry())
         self._deadline = Deadline()
-        self._publisher = KafkaPublisher(self._arguments, deadline=self._deadline)
+        self._publisher = KafkaPublisher(self._arguments, deadline=self._deadline, patient_topic=settings.work_topic)
         self._consumers: list[Consumer] = []
         self._limits: list[DeadLetterLimit] = []
         self._crowd = Crowd(_STARTED_AT_ONCE)

@@ -8,6 +8,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from service.ports import OutgoingRecord
+from service.stream import publisher
 from service.stream.batches import Batches
 from tests.support.virtual_time import START_S, virtual_time
 
@@ -125,3 +126,30 @@ async def test_closing_sends_what_there_is():
     waiting = await sending.add(record(key=None))
     await sending.aclose()
     assert waiting.result() is None
+
+
+class StartedProducer(FakeProducer):
+    """In the place of AIOKafkaProducer."""
+
+    def __init__(self, **_: object) -> None:
+        super().__init__()
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@virtual_time
+async def test_a_publisher_lets_records_of_its_patient_topic_wait_for_more_of_them(monkeypatch):
+    producer = StartedProducer()
+    monkeypatch.setattr(publisher, "AIOKafkaProducer", lambda **_: producer)
+    async with publisher.KafkaPublisher({}, patient_topic="work") as publishing:
+        first = [asyncio.create_task(publishing.publish(record(topic=topic))) for topic in ("work", "outcomes")]
+        await asyncio.sleep(0.02)
+        await asyncio.gather(*first[1:], publishing.publish(record()))
+        assert [(topic, count) for _, topic, _, count in producer.sent] == [("outcomes", 1), ("work", 2)]
+        await asyncio.gather(*first)
+        last = [asyncio.create_task(publishing.publish(record(topic=topic))) for topic in ("work", "outcomes")]
+        await asyncio.sleep(0)
+    await asyncio.gather(*last)
+    assert len(producer.sent) == 4, "a stop sends what there is"
