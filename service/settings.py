@@ -330,7 +330,7 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         description="Dead letters in a row, without a success anywhere, after which none is written any more: that is a bad deploy, not bad "
-        "records. Of one account running, the first counts.",
+        "records. Of one account a third of them counts at the most.",
     )
     dead_letter_max_share: float = Field(
         0.5,

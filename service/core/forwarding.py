@@ -41,6 +41,8 @@ class Forwarding:
     def _ended(self, task: "asyncio.Task[None]", delivery: Delivery) -> None:
         self._tasks.discard(task)
         if task.cancelled():
+            if not task.cancelling():
+                self._bugs.put_nowait(RuntimeError("a forwarding was cancelled by nobody"))
             return
         if (error := task.exception()) is None:
             delivery.finish()

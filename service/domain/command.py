@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Final, TypeGuard
 
-from service.domain.log_group import InvalidIdentityError, LogGroup, TenantId
+from service.domain.log_group import InvalidIdentityError, LogGroup, TenantId, account_id, region_name
 
 _WIRE_VERSION: Final = 1
 _MAX_BYTES: Final = (
@@ -208,8 +208,16 @@ def wrong_version(body: Mapping[str, Any], *, ours: object) -> MalformedCommandE
     something else, and nobody needs to wait for a release that reads it.
     """
     reason = f"not of version {ours}, the one that this release reads"
-    is_of_a_lane = _is_text(body.get("account")) and _is_text(body.get("region"))
-    return (NewerCommandError if is_of_a_lane and _is_newer(body.get("v")) else MalformedCommandError)("v", reason)
+    return (NewerCommandError if _is_newer(body.get("v")) and _has_lane(body) else MalformedCommandError)("v", reason)
+
+
+def _has_lane(body: Mapping[str, Any]) -> bool:
+    try:
+        account_id(body.get("account"))
+        region_name(body.get("region"))
+    except InvalidIdentityError:
+        return False
+    return True
 
 
 def _is_newer(version: object) -> bool:

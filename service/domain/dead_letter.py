@@ -1,6 +1,7 @@
 """What a dead letter says of itself, in headers beside its unchanged bytes, and how many there may be before that is the news."""
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -47,8 +48,8 @@ class DeadLetterLimit:
     Every class counts in a row, since a bad deploy shows as any of them: a wrong tenant file as unknown tenants and unlisted accounts, wrong
     keys or Regions as keys that cannot be used, a role with fewer rights as `not-authorized`, a wrong parser as malformed events. What
     tells them from the mistakes of single tenants is that nothing succeeds any more, in any account. So only a success ends a row, which
-    a record that is rightly left alone is not; and of one account that fails many times running, the first counts alone. (Where there is
-    only one account, its mistakes and a bad tenant file cannot be told apart, and nothing is stopped for either.)
+    a record that is rightly left alone is not; and of one account a third of a row counts at the most. (Where there are one or two
+    accounts, their mistakes and a bad tenant file cannot be told apart, and nothing is stopped for either.)
 
     The share is of the classes that only a release or a sender brings about. The others may well be most of the dead letters for months,
     where a tenant file lists a tenth of the accounts whose events come in; to stop then would be an outage of our own making.
@@ -64,13 +65,14 @@ class DeadLetterLimit:
         self._recent: deque[bool] = deque(maxlen=window)
         self._failed = 0
         self._consecutive = 0
-        self._account: str | None = None
+        self._most_of_one = math.ceil(max_consecutive / 3)
+        self._of_accounts: Counter[str | None] = Counter()  # in the row
         self.reason: str | None = None
 
     def passed(self) -> None:
         """A record was worked: the whole road is in order."""
         self._consecutive = 0
-        self._account = None
+        self._of_accounts.clear()
         self.left_alone()
 
     def left_alone(self, count: int = 1) -> None:
@@ -84,9 +86,9 @@ class DeadLetterLimit:
     def failed(self, failure: FailureClass, *, account: str | None = None) -> None:
         """A record, of this account where that is known, is about to become a dead letter; see `reason` for whether it still may."""
         is_of_a_release = failure in _OF_A_RELEASE
-        if is_of_a_release or account != self._account:
+        if is_of_a_release or self._of_accounts[account] < self._most_of_one:
             self._consecutive += 1
-        self._account = account
+            self._of_accounts[account] += 1
         if is_of_a_release:
             self._note(is_failed=True)
         if self.reason is not None:

@@ -165,13 +165,16 @@ def untracked() -> Delivery:
 
 
 def write_finished(position: int, finished: Iterable[int]) -> str:
-    """The finished offsets (ascending) above a position as runs: `gap.length` from the end of the run before, in base 36.
+    """The position, and the finished offsets (ascending) above it as runs: `gap.length` from the end of the run before, in base 36.
+
+    A mirror that keeps a group's progress on another cluster translates the offset and not the text, which then names another position.
 
     Those below it are of a former owner, and gone since: retention or compaction took them before we could read them. What does not
     fit into the broker's limit is left out from the far end: it is worked again, which does no harm.
     """
     parts: list[str] = []
-    size, end = len(_SCHEME), position
+    heading = f"{_SCHEME}{_base36(position)}:"
+    size, end = len(heading), position
     above = sorted(offset for offset in finished if offset > position)
     for _, run in groupby(enumerate(above), key=lambda pair: pair[1] - pair[0]):
         offsets = [offset for _, offset in run]
@@ -181,17 +184,18 @@ def write_finished(position: int, finished: Iterable[int]) -> str:
             break
         parts.append(part)
         end = offsets[-1] + 1
-    return _SCHEME + ",".join(parts) if parts else ""
+    return heading + ",".join(parts) if parts else ""
 
 
 def read_finished(committed: Progress) -> set[int]:
-    """The offsets that `write_finished` wrote; none for a text that is not ours, since anybody may commit anything."""
-    if not committed.metadata.startswith(_SCHEME):
+    """The offsets that `write_finished` wrote for this position; none for any other text, since anybody may commit anything."""
+    heading = f"{_SCHEME}{_base36(committed.position)}:"
+    if not committed.metadata.startswith(heading):
         return set()
     finished: set[int] = set()
     end = committed.position
     try:
-        for part in committed.metadata.removeprefix(_SCHEME).split(","):
+        for part in committed.metadata.removeprefix(heading).split(","):
             gap, length = (int(number, 36) for number in part.split("."))
             start = end + gap
             end = start + length

@@ -6,6 +6,7 @@ result of each. An event makes two records: this saves 30 us of CPU of the 460 u
 
 import asyncio
 import random
+from collections import deque
 from functools import lru_cache
 from typing import Final
 
@@ -21,54 +22,87 @@ _OVERHEAD_BYTES: Final = 128  # of a record in a batch, at the most, without key
 
 
 class Batches:
-    """Collects records by partition for `linger_s` and sends what there is then. Records are of up to `max_record_bytes`."""
+    """Collects records by partition for `linger_s` and sends what there is then. Records are of up to `max_record_bytes`.
+
+    A partition has one batch on its way at a time, as aiokafka has; what comes meanwhile is collected, however long that takes. Batches
+    that were closed each few milliseconds would queue up before a broker that takes longer to answer.
+    """
 
     def __init__(self, producer: AIOKafkaProducer, *, linger_s: float, max_record_bytes: int) -> None:
         self._producer = producer
         self._linger_s = linger_s
         self._max_record_bytes = max_record_bytes
-        self._open: dict[tuple[str, int], _Batch] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._partitions: dict[tuple[str, int], _Partition] = {}  # with records that are not acknowledged
+        self._timer: asyncio.TimerHandle | None = None
 
     async def add(self, record: OutgoingRecord) -> "asyncio.Future[KafkaError | None]":
         """Put a record into a batch. What returns has None once the record is acknowledged, or else why it is not.
 
-        Raises KafkaError. Who gives up the future gives up nothing else: the record is sent.
+        Raises KafkaError; what returns raises anything else, which is a bug. Who gives up the future gives up nothing else: the record
+        is sent.
         """
         if _size(record) > self._max_record_bytes:
             raise MessageSizeTooLargeError(f"more than {self._max_record_bytes} bytes")
         partitions = await self._producer.partitions_for(record.topic)
-        place = record.topic, _partition(record.key, len(partitions))
-        batch = self._open.get(place)
-        if batch is None or (future := batch.take(record)) is None:
-            if batch is not None:
-                self._send(place)
-            elif not self._open:
-                asyncio.get_running_loop().call_later(self._linger_s, self._send_all)
-            batch = self._open[place] = _Batch(self._producer.create_batch())
-            future = batch.take(record)
+        place = record.topic, self._partition_of(record, len(partitions))
+        partition = self._partitions.get(place)
+        if partition is None:
+            partition = self._partitions[place] = _Partition()
+        future = partition.take(record)
+        if future is None:
+            partition.waiting.append(_Batch(self._producer.create_batch()))
+            future = partition.take(record)
         if future is None:
             raise KafkaTimeoutError("an empty batch took no record")
+        if partition.sending is None:
+            if len(partition.waiting) > 1:
+                self._send(place, partition)
+            elif self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._linger_s, self._send_all)
         return future
 
     async def aclose(self) -> None:
         """Send what there is, and wait for its end; a cancelled one gives it up."""
         self._send_all()
+        sending = [each.sending for each in self._partitions.values() if each.sending is not None]
         try:
-            if self._sending:
-                await asyncio.wait(self._sending)
+            if sending:
+                await asyncio.wait(sending)
         finally:
-            for task in self._sending:
+            for task in sending:
                 task.cancel()
 
-    def _send_all(self) -> None:
-        for place in list(self._open):
-            self._send(place)
+    def _partition_of(self, record: OutgoingRecord, count: int) -> int:
+        """As Kafka's own clients choose it: by the key, or any that has a leader."""
+        if record.key is not None:
+            return _hash(record.key) % count
+        available = self._producer.client.cluster.available_partitions_for_topic(record.topic)
+        chosen: int = random.choice(sorted(available or range(count)))  # noqa: S311  no secret
+        return chosen
 
-    def _send(self, place: tuple[str, int]) -> None:
-        task = asyncio.create_task(self._deliver(place, self._open.pop(place)))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+    def _send_all(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for place, partition in self._partitions.items():
+            if partition.sending is None:
+                self._send(place, partition)
+
+    def _send(self, place: tuple[str, int], partition: "_Partition") -> None:
+        partition.sending = asyncio.create_task(self._deliver_all(place, partition))
+
+    async def _deliver_all(self, place: tuple[str, int], partition: "_Partition") -> None:
+        try:
+            while partition.waiting:
+                await self._deliver(place, partition.waiting[0])
+                partition.waiting.popleft()
+        except Exception as e:  # noqa: BLE001  told to everybody who waits, where it is a bug that ends the process
+            partition.fail(e)
+        except BaseException:  # a cancellation: nobody may wait for ever
+            partition.cancel()
+            raise
+        finally:
+            del self._partitions[place]
 
     async def _deliver(self, place: tuple[str, int], batch: "_Batch") -> None:
         topic, partition = place
@@ -77,11 +111,30 @@ class Batches:
             await (await self._producer.send_batch(batch.records, topic, partition=partition))
         except KafkaError as e:
             batch.end(e)
-        except BaseException:  # a cancellation too: nobody may wait for ever
-            batch.cancel()
-            raise
         else:
             batch.end(None)
+
+
+class _Partition:
+    """The batches of one partition: the first may be on its way, the last takes records unless it is closed."""
+
+    __slots__ = ("sending", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Batch] = deque()
+        self.sending: asyncio.Task[None] | None = None
+
+    def take(self, record: OutgoingRecord) -> "asyncio.Future[KafkaError | None] | None":
+        """None where there has to be another batch for it."""
+        return self.waiting[-1].take(record) if self.waiting else None
+
+    def fail(self, error: Exception) -> None:
+        for batch in self.waiting:
+            batch.fail(error)
+
+    def cancel(self) -> None:
+        for batch in self.waiting:
+            batch.cancel()
 
 
 class _Batch:
@@ -94,7 +147,7 @@ class _Batch:
         self._futures: list[asyncio.Future[KafkaError | None]] = []
 
     def take(self, record: OutgoingRecord) -> "asyncio.Future[KafkaError | None] | None":
-        """None where the batch is full."""
+        """None where the batch is full, or closed."""
         if (
             self.records.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
             is None
@@ -109,14 +162,14 @@ class _Batch:
             if not future.done():
                 future.set_result(error)
 
+    def fail(self, error: Exception) -> None:
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(error)
+
     def cancel(self) -> None:
         for future in self._futures:
             future.cancel()
-
-
-def _partition(key: bytes | None, partitions: int) -> int:
-    """As Kafka's own clients choose it."""
-    return random.randrange(partitions) if key is None else _hash(key) % partitions  # noqa: S311  no secret
 
 
 @lru_cache(_KEYS_REMEMBERED)

@@ -18,7 +18,8 @@ from service.ports import Clock, Membership
 from service.stream.assignment import Assignment
 from service.stream.connection import Deadline
 
-PROOF_S: Final = 2.0  # how often membership is proven: three may fail within a lease
+PROOF_S: Final = 2.0  # how often membership is proven
+_PROVING_S: Final = 3.0  # how long one that proves it may take: another follows it within the lease, and calls go on
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ class Commits:
         self._name = name
         self._interval_s = interval_s if membership is None else min(interval_s, PROOF_S)
         self._timeout_s = timeout_s
+        self._commit_timeout_s = timeout_s if membership is None else min(timeout_s, _PROVING_S)
         self._clock = clock
         self._assignment = assignment
         self._membership = membership
@@ -64,7 +66,7 @@ class Commits:
             if not progress:
                 return
             try:
-                async with asyncio.timeout(self._deadline.share_s(self._timeout_s)):
+                async with asyncio.timeout(self._deadline.share_s(self._commit_timeout_s)):
                     await consumer.commit({tp: (at.position, at.metadata) for tp, at in progress.items()})
             except (CommitFailedError, IllegalStateError) as e:
                 # the group has moved on: the next owner works these again

@@ -1,6 +1,7 @@
 """Durable writes: the port Publisher over one aiokafka producer."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -49,6 +50,7 @@ class KafkaPublisher:
         self._batches: Batches | None = None
         self._patient_batches: Batches | None = None
         self._failing: dict[str, FailingWrites] = {}
+        self._failing_records: Counter[str] = Counter()  # by topic
 
     async def __aenter__(self) -> Self:
         async def connect() -> AIOKafkaProducer:
@@ -105,27 +107,44 @@ class KafkaPublisher:
         # aiokafka refuses a record with neither key nor value, which is what the dead letter of a keyless tombstone is
         if record.key is None and record.value is None:
             record = replace(record, key=b"")
-        while True:
-            try:
-                error = await (await batches.add(record))
-            except KafkaError as e:
-                error = e
-            match error:
-                case None:
-                    if self._failing and self._failing.pop(record.topic, None) is not None:
-                        _log.info("publish_resumed", topic=record.topic)
-                    return
-                case MessageSizeTooLargeError() | RecordListTooLargeError():
-                    raise RecordTooLargeError(f"{record.topic}: {error}") from error
-                case ProducerClosed():
-                    raise asyncio.CancelledError from error  # we are stopping: as if cancelled, the record may or may not be written
-                case _:
-                    self._failed(record.topic, str(error) or type(error).__name__)
-            await asyncio.sleep(_RETRY_WAIT_S)
+        is_failing = False
+        try:
+            while (error := await _written(batches, record)) is not None:
+                self._failed(record.topic, error, is_first=not is_failing)
+                is_failing = True
+                await asyncio.sleep(_RETRY_WAIT_S)
+        finally:
+            if is_failing:
+                self._recovered(record.topic)
 
-    def _failed(self, topic: str, error: str) -> None:
+    def _failed(self, topic: str, error: str, *, is_first: bool) -> None:
         before = self._failing.get(topic)
         if before is None or before.error != error:
             _log.warning("publish_failing", topic=topic, error=error)
         since = asyncio.get_running_loop().time() if before is None else before.since
         self._failing[topic] = FailingWrites(topic, since, error)
+        self._failing_records[topic] += is_first
+
+    def _recovered(self, topic: str) -> None:
+        """A record that could not be written is, or is given up; others of the topic may still fail, in another partition."""
+        self._failing_records[topic] -= 1
+        if not self._failing_records[topic]:
+            del self._failing[topic], self._failing_records[topic]
+            _log.info("publish_resumed", topic=topic)
+
+
+async def _written(batches: Batches, record: OutgoingRecord) -> str | None:
+    """None once a record is acknowledged; otherwise why it is not, and may be yet. Raises RecordTooLargeError."""
+    try:
+        error = await (await batches.add(record))
+    except KafkaError as e:
+        error = e
+    match error:
+        case None:
+            return None
+        case MessageSizeTooLargeError() | RecordListTooLargeError():
+            raise RecordTooLargeError(f"{record.topic}: {error}") from error
+        case ProducerClosed():
+            raise asyncio.CancelledError from error  # we are stopping: as if cancelled, the record may or may not be written
+        case _:
+            return str(error) or type(error).__name__

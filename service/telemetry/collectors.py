@@ -15,11 +15,6 @@ from service.domain.status import ConsumerStatus, LanesStatus, LaneStatus
 # Of one lane: what it is called, what it says, and where it comes from; None where there is nothing to say.
 _LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None]]]] = (
     (
-        "waiting_commands",
-        "Log groups that wait in this lane; the fullest lanes only.",
-        lambda lane: lane.total_waiting,
-    ),
-    (
         "in_flight_commands",
         "Log groups of this lane that have started and are not done; those that wait to call again included.",
         lambda lane: lane.in_flight,
@@ -28,6 +23,11 @@ _LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None
         "rate",
         "AssociateKmsKey calls a second that this lane allows itself now; less than its ceiling after a throttle.",
         lambda lane: lane.rate_per_s,
+    ),
+    (
+        "rate_ceiling",
+        "The most AssociateKmsKey calls a second that this lane may make: AWS's quota, or less where the settings say so.",
+        lambda lane: lane.ceiling_per_s,
     ),
     (
         "throttled_ago_seconds",
@@ -195,6 +195,15 @@ def _of_all(status: LanesStatus) -> Iterable[Metric]:
 
 
 def _of_each(lanes: Sequence[LaneStatus]) -> Iterable[Metric]:
+    waiting = GaugeMetricFamily(
+        "logwarden_lane_waiting_commands",
+        "Log groups that wait in this lane, by priority; the fullest lanes only.",
+        labels=["account", "region", "priority"],
+    )
+    for lane in lanes:
+        for priority, commands in lane.waiting.items():
+            waiting.add_metric([lane.lane.account, lane.lane.region, priority.name.lower()], commands)
+    yield waiting
     for name, documentation, value in _LANE_GAUGES:
         gauge = GaugeMetricFamily(f"logwarden_lane_{name}", documentation, labels=["account", "region"])
         for lane in lanes:

@@ -34,7 +34,7 @@ def test_finished_offsets_are_read_back_as_they_were_written(position: int, abov
 
 @given(st.text())
 def test_whatever_stands_beside_an_offset_can_be_read(text: str):
-    assert read_finished(Progress(5, "f1:" + text)) is not None
+    assert read_finished(Progress(5, "f1:5:" + text)) is not None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=80), st.integers(1, 40))

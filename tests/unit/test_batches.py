@@ -1,9 +1,11 @@
 """Batches of outgoing records, over a producer that sends nothing, in virtual time."""
 
 import asyncio
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NotLeaderForPartitionError
+from aiokafka.errors import MessageSizeTooLargeError, NotLeaderForPartitionError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
@@ -22,8 +24,14 @@ class FakeProducer:
     def __init__(self, *, batch_size: int = 1024) -> None:
         self.batch_size = batch_size
         self.latency_s = 0.002
-        self.failure: KafkaError | None = None
+        self.failure: Exception | None = None
+        self.with_leader = set(range(PARTITIONS))
+        self.leaderless: set[int] = set()
         self.sent: list[tuple[float, str, int, int]] = []  # seconds from the start, topic, partition, records
+
+    @property
+    def client(self) -> SimpleNamespace:
+        return SimpleNamespace(cluster=SimpleNamespace(available_partitions_for_topic=lambda topic: self.with_leader))
 
     async def partitions_for(self, topic: str) -> set[int]:
         return set(range(PARTITIONS))
@@ -40,6 +48,8 @@ class FakeProducer:
             await asyncio.sleep(self.latency_s)
             if self.failure is not None:
                 raise self.failure
+            if partition in self.leaderless:
+                raise NotLeaderForPartitionError
 
         return answered()
 
@@ -74,7 +84,55 @@ async def test_a_full_batch_is_sent_at_once_and_the_rest_after_the_linger():
     futures = [await sending.add(record(value=bytes(300))) for _ in range(8)]
     assert await asyncio.gather(*futures) == [None] * 8
     assert sum(count for *_, count in producer.sent) == 8
-    assert [at for at, *_ in producer.sent] == pytest.approx([0.0, 0.0, LINGER_S])
+    assert [at for at, *_ in producer.sent] == pytest.approx([0.0, producer.latency_s, 2 * producer.latency_s])
+
+
+@pytest.mark.parametrize("latency_s", [0.01, 0.05, 0.5])
+@virtual_time
+async def test_a_broker_that_takes_its_time_gets_larger_batches_and_not_more_of_them(latency_s: float):
+    producer = FakeProducer(batch_size=128 * 1024)
+    producer.latency_s = latency_s
+    sending = batches(producer)
+    waits: list[asyncio.Task[float]] = []
+
+    async def written() -> float:
+        began = asyncio.get_running_loop().time()
+        await (await sending.add(record()))
+        return asyncio.get_running_loop().time() - began
+
+    for _ in range(1000):
+        waits.append(asyncio.create_task(written()))
+        await asyncio.sleep(0.002)
+    assert max(await asyncio.gather(*waits)) < 2 * latency_s + 2 * LINGER_S
+    at = [at for at, *_ in producer.sent]
+    assert min(b - a for a, b in pairwise(at)) >= latency_s - 1e-9, "one at a time"
+
+
+@virtual_time
+async def test_a_bug_is_told_to_everybody_who_waits_for_the_partition_and_the_next_begins_anew():
+    producer = FakeProducer()
+    producer.failure = AssertionError("Unrecognized partition")
+    sending = batches(producer)
+    futures = [await sending.add(record(value=bytes(300))) for _ in range(8)]
+    assert {type(each) for each in await asyncio.gather(*futures, return_exceptions=True)} == {AssertionError}
+    producer.failure = None
+    assert await (await sending.add(record())) is None
+
+
+@virtual_time
+async def test_a_record_without_a_key_goes_to_a_partition_that_has_a_leader():
+    producer = FakeProducer()
+    producer.with_leader = {2}
+    sending = batches(producer)
+    await asyncio.gather(*[await sending.add(record(key=None)) for _ in range(20)])
+    assert {partition for _, _, partition, _ in producer.sent} == {2}
+
+
+@virtual_time
+async def test_a_header_may_have_no_value():
+    sending = batches(FakeProducer())
+    headers = [("ce_id", None)]
+    assert await (await sending.add(OutgoingRecord("work", b"lane", b"x", headers))) is None  # type: ignore[arg-type]
 
 
 @virtual_time
@@ -153,3 +211,22 @@ async def test_a_publisher_lets_records_of_its_patient_topic_wait_for_more_of_th
         await asyncio.sleep(0)
     await asyncio.gather(*last)
     assert len(producer.sent) == 4, "a stop sends what there is"
+
+
+@virtual_time
+async def test_a_topic_is_failing_as_long_as_a_record_of_any_of_its_partitions_is(monkeypatch):
+    producer = StartedProducer()
+    monkeypatch.setattr(publisher, "AIOKafkaProducer", lambda **_: producer)
+    keys = {DefaultPartitioner()(key, list(range(PARTITIONS)), []): key for key in (b"a", b"b", b"c", b"d", b"e", b"f")}
+    producer.leaderless = {0}
+    async with publisher.KafkaPublisher({}) as publishing:
+        stuck = asyncio.create_task(publishing.publish(record(keys[0])))
+        for _ in range(20):
+            await publishing.publish(record(keys[1]))
+            await asyncio.sleep(0.5)
+        (failing,) = publishing.failing
+        assert failing.topic == "work"
+        assert asyncio.get_running_loop().time() - failing.since == pytest.approx(10, abs=0.5)
+        producer.leaderless = set()
+        await stuck
+        assert publishing.failing == []

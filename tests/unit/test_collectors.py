@@ -64,6 +64,15 @@ def of(number: int) -> Labels:
 NONE: Labels = frozenset()
 
 
+def urgent(series: dict[Labels, float]) -> dict[Labels, float]:
+    """One of the series of each lane that has one for each priority."""
+    return {
+        labels(account=dict(key)["account"], region=dict(key)["region"]): value
+        for key, value in series.items()
+        if dict(key)["priority"] == "urgent"
+    }
+
+
 # -- lanes
 
 
@@ -90,13 +99,13 @@ def test_the_fullest_lanes_have_series_of_their_own_and_no_more_than_the_setting
     for count in (0, 1, 3):
         values = scraped_lanes(lanes, max_lanes=count)
         expected = {of(n): n for n in range(99, 99 - count, -1)}
-        assert values["logwarden_lane_waiting_commands"] == expected
+        assert urgent(values["logwarden_lane_waiting_commands"]).keys() == expected.keys()
         assert values["logwarden_lane_rate"].keys() == values["logwarden_lane_held"].keys() == expected.keys()
 
 
 def test_a_lane_has_series_while_it_has_work():
     values = scraped_lanes([lane(1, waiting=7), lane(2, in_flight=1), lane(3)])
-    assert values["logwarden_lane_waiting_commands"] == {of(1): 7, of(2): 0}
+    assert values["logwarden_lane_in_flight_commands"] == {of(1): 0, of(2): 1}
     assert values["logwarden_lane_rate"] == {of(1): 2.5, of(2): 2.5}
 
 
@@ -104,10 +113,14 @@ def test_a_lane_with_series_of_its_own_says_all_that_the_api_says_of_it():
     values = scraped_lanes([lane(7, waiting=10, in_flight=3, throttled_ago_s=2.0), lane(2, waiting=1, is_paused=True)])
     shown = {name.removeprefix("logwarden_lane_"): series for name, series in values.items() if "lane_" in name}
     del shown["logwarden_largest_lane_commands"]
+    waiting = {
+        (dict(key)["account"], dict(key)["priority"]): n for key, n in shown.pop("waiting_commands").items() if n
+    }
+    assert waiting == {(lane_number(7).account, "retry"): 10, (lane_number(2).account, "retry"): 1}
     assert shown == {
-        "waiting_commands": {of(7): 10, of(2): 1},
         "in_flight_commands": {of(7): 3, of(2): 0},
         "rate": {of(7): 2.5, of(2): 2.5},
+        "rate_ceiling": {of(7): 5, of(2): 5},
         "throttled_ago_seconds": {of(7): 2},
         "oldest_waiting_seconds": {of(7): 7, of(2): 2},
         "estimated_end_seconds": {of(7): 4},

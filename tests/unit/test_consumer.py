@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
@@ -186,7 +187,7 @@ async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and
     monkeypatch,
 ):
     bench = Bench()
-    bench.group.committed = {B: (7, "f1:1.1")}
+    bench.group.committed = {B: (7, "f1:7:1.1")}
     start = bench.clock.now()
     bench.assign(A, B)
     async with bench.running():
@@ -194,7 +195,9 @@ async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and
     assert bench.proofs.proven_at[0] == start
     gaps = [later - earlier for earlier, later in zip(bench.proofs.proven_at, bench.proofs.proven_at[1:], strict=False)]
     assert max(gaps) <= PROOF_S < LEASE_S / 3
-    assert bench.group.committed | {A: (0, "")} == {A: (0, ""), B: (7, "f1:1.1")}, "what is committed stays what it is"
+    assert bench.group.committed | {A: (0, "")} == {A: (0, ""), B: (7, "f1:7:1.1")}, (
+        "what is committed stays what it is"
+    )
 
 
 @virtual_time
@@ -204,11 +207,26 @@ async def test_a_proof_counts_from_when_it_was_asked_for():
     await asyncio.sleep(0.5)
     bench.group.answers.clear()
     async with bench.running():
-        await asyncio.sleep(5)
-        asked_at = bench.clock.now() - 3  # the second tick of the timer: at the first there was nothing to ask for yet
+        await asyncio.sleep(4)
+        asked_at = bench.clock.now() - 2  # the second tick of the timer: at the first there was nothing to ask for yet
         bench.group.answers.set()
         await asyncio.sleep(0.1)
         assert bench.proofs.proven_at[-1] == asked_at
+
+
+@virtual_time
+async def test_one_proof_that_is_never_answered_keeps_no_call_back():
+    bench = Bench()
+    bench.assign(A)
+    async with bench.running():
+        await asyncio.sleep(4.5)
+        bench.group.answers.clear()
+        await asyncio.sleep(2)
+        bench.group.answers = asyncio.Event()  # the one that is asked for now is never answered, the next one is
+        bench.group.answers.set()
+        await asyncio.sleep(10)
+        proofs = bench.proofs.proven_at
+        assert 4 < max(later - earlier for earlier, later in pairwise(proofs)) < LEASE_S
 
 
 @pytest.mark.parametrize("refusal", [CommitFailedError("gone"), IllegalStateError("not assigned")])

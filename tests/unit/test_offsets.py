@@ -86,7 +86,7 @@ def test_what_a_former_owner_finished_above_its_position_is_not_new_to_the_next(
     for delivery in (deliveries[1], deliveries[2], deliveries[5]):
         delivery.finish()
     committed = former.progress
-    assert committed == Progress(10, "f1:1.2,2.1")
+    assert committed == Progress(10, "f1:a:1.2,2.1")
 
     current = OffsetLedger(committed)
     assert [current.see(offset).is_new for offset in range(10, 17)] == [True, False, False, True, True, False, True]
@@ -94,21 +94,21 @@ def test_what_a_former_owner_finished_above_its_position_is_not_new_to_the_next(
 
 
 def test_what_a_former_owner_finished_is_committed_on_until_it_is_read_again():
-    ledger = OffsetLedger(Progress(10, "f1:5.1"))
+    ledger = OffsetLedger(Progress(10, "f1:a:5.1"))
     assert ledger.progress is None, "nothing read, nothing to commit"
     ledger.see(10)
-    assert ledger.progress == Progress(10, "f1:5.1")
+    assert ledger.progress == Progress(10, "f1:a:5.1")
 
 
 @pytest.mark.parametrize("first", [12, 13, 5000])
 def test_what_a_former_owner_finished_and_retention_took_is_forgotten(first: int):
-    ledger = OffsetLedger(Progress(10, "f1:1.1"))
+    ledger = OffsetLedger(Progress(10, "f1:a:1.1"))
     ledger.see(first)
     assert ledger.progress == Progress(first)
 
 
 def test_the_position_passes_what_a_former_owner_finished():
-    ledger = OffsetLedger(Progress(10, "f1:1.2"))
+    ledger = OffsetLedger(Progress(10, "f1:a:1.2"))
     ledger.see(10).finish()
     ledger.see(11)
     ledger.see(12)
@@ -117,10 +117,22 @@ def test_the_position_passes_what_a_former_owner_finished():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "by another tool", "f1:", "f1:1", "f1:1.2.3", "f1:-5.2", "f1:1.0", "f1:1.zzzzzz", "f1:1.2,!.1", "f2:1.2"],
+    [
+        "",
+        "by another tool",
+        *(f"f1:a:{text}" for text in ("", "1", "1.2.3", "-5.2", "1.0", "1.zzzzzz", "1.2,!.1")),
+        "f2:a:1.2",
+        "f1:1.2",
+    ],
 )
 def test_a_text_that_is_not_ours_finishes_nothing(text: str):
     assert read_finished(Progress(10, text)) == set()
+
+
+def test_what_was_finished_is_not_read_at_a_position_that_it_was_not_written_for():
+    text = write_finished(100, [105, 106])
+    assert read_finished(Progress(100, text)) == {105, 106}
+    assert read_finished(Progress(90, text)) == set(), "a mirror translates the offset, and not the text beside it"
 
 
 def test_what_does_not_fit_into_the_brokers_limit_is_left_out_from_the_far_end():
@@ -135,7 +147,7 @@ def test_what_does_not_fit_into_the_brokers_limit_is_left_out_from_the_far_end()
 def test_what_a_former_owner_finished_and_the_topic_has_dropped_since_is_forgotten():
     ledger = OffsetLedger(Progress(0, write_finished(0, [3, 12])))
     ledger.see(10)
-    assert ledger.progress == Progress(10, "f1:2.1")
+    assert ledger.progress == Progress(10, "f1:a:2.1")
 
 
 def test_what_is_adopted_late_leaves_alone_what_has_been_seen_meanwhile():
