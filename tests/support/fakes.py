@@ -36,7 +36,7 @@ def key_of(lane: Lane = LANE) -> KeyArn:
 def new_lane(lane: Lane = LANE, now: float = 1000.0, *, rate_per_s: float = 5.0, max_under_way: int = 16) -> lanes.Lane:
     """A lane of the domain, with AWS's quotas unless another rate of AssociateKmsKey is given."""
     rates_per_s = {Quota.ASSOCIATE: rate_per_s, Quota.TAGS: 5.0, Quota.DESCRIBE: 10.0}
-    return lanes.Lane(lane, rates_per_s=rates_per_s, max_under_way=max_under_way, now=now)
+    return lanes.Lane(lane, rates_per_s=rates_per_s, max_under_way=max_under_way, now=now, crowd=lanes.Crowd(1000))
 
 
 def ensure(
