@@ -14,7 +14,7 @@ from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.outcome import CallFailedError, FailureClass, UnknownCallError
 
 _MAX_MESSAGE_LENGTH: Final = 500  # characters; AWS's messages are shorter, a proxy's page is not
 
@@ -23,6 +23,8 @@ Row = tuple[
 ]  # codes, with spaces between; a pattern in the message, None for any; the class
 
 # The first row that fits decides, so a code's patterns come before its None.
+_UNKNOWN_CALL: Final = "UnknownOperationException UnknownOperation InvalidAction UnsupportedOperation"
+
 TABLE: Final[tuple[Row, ...]] = (
     # -- AWS is busy or away
     (
@@ -47,7 +49,7 @@ TABLE: Final[tuple[Row, ...]] = (
         None, FailureClass.SERVICE_UNAVAILABLE,
     ),
     # What answers does not know the call: it is not CloudWatch Logs or STS, but a wrong endpoint.
-    ("UnknownOperationException UnknownOperation InvalidAction UnsupportedOperation", None, FailureClass.UNREACHABLE),
+    (_UNKNOWN_CALL, None, FailureClass.UNREACHABLE),
     # The first is in botocore's list of throttles, but waiting does not raise a limit.
     ("LimitExceededException ServiceQuotaExceededException", None, FailureClass.LIMIT_EXCEEDED),
     # -- our own rights
@@ -176,6 +178,8 @@ def translate(error: VendorError, *, call: str) -> CallFailedError:
         case ClientError():
             code, message, status = _parts(error)
             failure = classify(code, message, status) or FailureClass.UNRECOGNISED
+            if code in _UNKNOWN_CALL.split():
+                return UnknownCallError(failure, f"{call}: {_described(error)}")
         case ForeignAnswerError():
             failure = _by_status(error.status)
         case OSError() if error.filename is not None:

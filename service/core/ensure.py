@@ -33,6 +33,8 @@ _FIRST_WAIT_S: Final = 0.5  # the longest first wait between two tries; then twi
 # A lane in which a token takes so long has seconds between its tokens: there the registry may be waited for with one in hand. Anywhere
 # else the calls would come together when it answers.
 _LONG_QUEUE_S: Final = 15.0
+_LONG_AGO: Final = float("-inf")
+_LOOK_FRESH_S: Final = 1.0  # after which a key that is not to be overwritten is looked for once more before a call
 _TAGS_FRESH_S: Final = 3.0  # after which tags that decide are looked up once more before a call: tenants change them
 _OF_THE_KEY: Final = frozenset({FailureClass.KEY_NOT_USABLE, FailureClass.KEY_NOT_FOUND})
 
@@ -71,6 +73,8 @@ class _Known:
     attempts: int = 0
     tenant: TenantId | None = None
     key: KeyArn | None = None  # the right one
+    shown: str | None = None  # the key that the group has
+    seen_at: float = 0.0  # when that was found out; monotonic seconds
     old_key: str | None = None
     flips: int = 0
 
@@ -140,6 +144,8 @@ class Ensure:
     async def _ensured(self, known: _Known) -> Outcome:
         """Decide whose the group is, and act on it. Raises CallFailedError for a call that was made in vain, any number of times."""
         command, group = known.command, known.log_group
+        if command.trigger is Trigger.TAGGED:
+            self._ignored.changed(group.lane)
         is_looked_up = await self._directory.depends_on_tags(group)
         tags = await self._looked_up(known) if is_looked_up else _Tags(command.tags)
         decision = await self._directory.decide(group, tags.tags)
@@ -160,6 +166,7 @@ class Ensure:
         if not self._is_told(command, owned, known.key):
             shown, who = await self._shown(known, owned), "AWS"
         known.old_key = next((key for key in (shown, command.shown_key) if key and key != known.key), None)
+        known.shown, known.seen_at = shown, self._clock.now()
         if shown == known.key:
             return known.ended(State.ALREADY_SEALED, f"{who} shows the right key")
         if (why_kept := owned.overwrite.why_kept(shown)) is not None:
@@ -199,6 +206,10 @@ class Ensure:
             nonlocal tags
             if tags.read_at is not None and self._clock.now() - tags.read_at >= _TAGS_FRESH_S:  # it was tried before
                 tags = await self._looked_up(known)
+            if owned.overwrite is not Overwrite.ALWAYS and self._clock.now() - known.seen_at >= _LOOK_FRESH_S:
+                if await self._shown(known, owned) != known.shown:
+                    raise _DecidedAnewError  # somebody has put a key on, or off
+                known.seen_at = self._clock.now()
             await self._log_groups.ready(group.account)  # nothing may wait between the token and the call
             queued_at = self._clock.now()
             async with known.turn.call(Quota.ASSOCIATE):
@@ -211,6 +222,7 @@ class Ensure:
                 if rules.decide(group, tags.tags) != owned:
                     raise _DecidedAnewError
                 known.attempts += 1
+                known.seen_at = _LONG_AGO  # a call that fails may have met somebody else's
                 await self._call(group, key)
 
         try:

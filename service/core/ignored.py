@@ -11,7 +11,7 @@ from typing import Final
 
 from service.core.dispatcher import Turn
 from service.domain.log_group import Lane, LogGroup
-from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.outcome import CallFailedError, FailureClass, UnknownCallError
 from service.domain.pacing import Quota
 from service.domain.tenancy import IGNORE_TAG
 from service.ports import Clock, GivenUpError, LogGroups
@@ -19,7 +19,7 @@ from service.ports import Clock, GivenUpError, LogGroups
 FRESH_S: Final = 300.0  # one call a lane in so long, and only where a key is about to be changed
 _MAX_PAGES: Final = 5  # of a thousand names: past that a look-up for each group is the lesser evil
 _MAX_LANES: Final = 10_000  # whose lists are remembered, the last used ones
-# Roles made before the right was needed, and partitions whose CloudWatch Logs does not have the call yet.
+# Roles made before the right was needed, and what a CloudWatch Logs that does not have the call yet may say of it.
 _NO_LIST: Final = frozenset({FailureClass.NOT_AUTHORIZED, FailureClass.INVALID_REQUEST, FailureClass.UNRECOGNISED})
 
 _Names = Collection[str] | None  # None where there is no list: any group may have the tag
@@ -41,6 +41,10 @@ class Ignored:
         """
         names = await self._names(log_group.lane, turn)
         return names is None or log_group.name in names
+
+    def changed(self, lane: Lane) -> None:
+        """The tags of a group of this lane have changed: list anew when next asked."""
+        self._lists.pop(lane, None)
 
     async def _names(self, lane: Lane, turn: Turn) -> _Names:
         read_at, names = self._lists.get(lane, (None, None))
@@ -72,9 +76,12 @@ class Ignored:
         names: set[str] = set()
         token: str | None = None
         for _ in range(_MAX_PAGES):
+            await self._log_groups.ready(lane.account)
             try:
                 async with turn.call(Quota.DESCRIBE):  # it has a quota of its own, from which these few calls are far
                     page, token = await self._log_groups.with_tag(lane, IGNORE_TAG, token)
+            except UnknownCallError:
+                return None
             except CallFailedError as e:
                 if e.failure in _NO_LIST:
                     return None

@@ -11,6 +11,10 @@ from service.domain.pacing import Quota
 from service.ports import GivenUpError, LogGroups
 
 MAX_AT_ONCE: Final = 50  # log groups; DescribeLogGroups' limit for logGroupIdentifiers
+# What AWS may say of a whole call for one of its names. (No source says whether it does; it leaves out groups that do not exist.)
+_OF_A_NAME: Final = frozenset(
+    {FailureClass.INVALID_REQUEST, FailureClass.RESERVED_NAME, FailureClass.LOG_GROUP_NOT_FOUND}
+)
 
 
 class Observations:
@@ -30,13 +34,19 @@ class Observations:
         if batch is None:
             batch = self._gathering[log_group.lane] = _Batch(turn)
             batch.names.add(log_group.name)
-            keys = await self._call(log_group.lane, batch, turn)
+            ask = self._call(log_group.lane, batch, turn)
         else:
             batch.names.add(log_group.name)
             batch.turn.promote(turn.priority)
             if len(batch.names) >= MAX_AT_ONCE:
                 self._close(log_group.lane, batch)
-            keys = await turn.shared(asyncio.shield(batch.answer))
+            ask = turn.shared(asyncio.shield(batch.answer))
+        try:
+            keys = await ask
+        except CallFailedError as e:
+            if e.failure not in _OF_A_NAME or len(batch.names) == 1:
+                raise
+            keys = await self._call(log_group.lane, _Batch(turn, log_group.name), turn)  # it may be about another one
         if log_group.name not in keys:
             raise CallFailedError(FailureClass.LOG_GROUP_NOT_FOUND, "DescribeLogGroups does not show it")
         return keys[log_group.name]
@@ -63,9 +73,9 @@ class Observations:
 class _Batch:
     """Log groups of one lane that are described together, and what AWS says of them."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, *names: str) -> None:
         self.turn = turn
-        self.names: set[str] = set()
+        self.names = set(names)
         self.answer: asyncio.Future[Mapping[str, KeyArn | None]] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:

@@ -14,7 +14,7 @@ from service.core.dispatcher import Held, Turn
 from service.core.ensure import Ensure
 from service.domain.command import MAX_REQUEST_IDS, EnsureCommand
 from service.domain.history import MAX_FLIPS
-from service.domain.outcome import Defer, End, FailureClass, Outcome, Recourse, State, next_step
+from service.domain.outcome import Defer, End, FailureClass, Outcome, Recourse, State, deferred, next_step
 from service.domain.request import RequestOutcome
 from service.ports import Clock, Observer, OutgoingRecord, Publisher
 
@@ -95,15 +95,14 @@ class Worker:
 
         Returns once that is durable. There must be a retry topic.
         """
-        step = min(command.deferrals, len(self._retry_delays_s) - 1)
-        delay_s = self._retry_delays_s[step]
-        await self._defer(command.deferred(is_strike=False), step, delay_s)
+        later = deferred(held.failure, trips=command.deferrals, delays_s=self._retry_delays_s)
+        await self._defer(command.deferred(is_strike=False), later.step, later.delay_s)
         outcome = Outcome(
             log_group=command.log_group,
             state=State.DEFERRED,
             failure=held.failure,
             detail=held.detail,
-            retry_in_s=delay_s,
+            retry_in_s=later.delay_s,
         )
         await self._report(command, outcome)
 

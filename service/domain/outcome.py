@@ -184,6 +184,10 @@ class CallFailedError(Exception):
         self.detail = detail
 
 
+class UnknownCallError(CallFailedError):
+    """Whoever answers does not know the call: the endpoint is a wrong one, or of a Region where AWS does not have the call yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one command: `attempts` counts AssociateKmsKey calls, `detail` is for people, `retry_in_s` is in seconds.
@@ -249,11 +253,20 @@ class End(Enum):
     DEAD_LETTER = "dead-letter"
 
 
+def deferred(failure: FailureClass, *, trips: int, delays_s: Sequence[float]) -> Defer:
+    """The retry topic for a command that has made so many trips already: the next one, the last one again and again, and none whose
+    delay is too short for the class while there is a longer one.
+    """
+    last = len(delays_s) - 1
+    first = next((step for step, s in enumerate(delays_s) if s >= failure.shortest_delay_s), last)
+    step = max(first, min(trips, last))
+    return Defer(step, delays_s[step])
+
+
 def next_step(failure: FailureClass, *, deferrals: int, strikes: int, delays_s: Sequence[float]) -> Defer | End:
     """Decide what happens to a command that failed in this way after `deferrals` trips through the retry topics, `strikes` of them
-    for failures that somebody has to mend. A topic whose delay is too short for the class is not used while there is a longer one.
+    for failures that somebody has to mend.
     """
-    first = next((step for step, s in enumerate(delays_s) if s >= failure.shortest_delay_s), len(delays_s) - 1)
     match failure.recourse:
         case Recourse.HOLD:
             return End.HOLD
@@ -262,14 +275,10 @@ def next_step(failure: FailureClass, *, deferrals: int, strikes: int, delays_s: 
         case Recourse.DEAD_LETTER:
             return End.DEAD_LETTER
         case Recourse.DEFER_ONCE_THEN_VANISHED:
-            return End.VANISHED if deferrals or not delays_s else Defer(first, delays_s[first])
-        case Recourse.DEFER_ALWAYS if delays_s:
-            step = max(first, min(deferrals, len(delays_s) - 1))
-            return Defer(step, delays_s[step])
+            is_over = deferrals or not delays_s
+            return End.VANISHED if is_over else deferred(failure, trips=0, delays_s=delays_s)
         case Recourse.DEFER_ALWAYS:
-            return End.HOLD
-        case Recourse.DEFER if strikes < len(delays_s):
-            step = max(first, strikes)
-            return Defer(step, delays_s[step])
+            return deferred(failure, trips=deferrals, delays_s=delays_s) if delays_s else End.HOLD
         case Recourse.DEFER:
-            return End.DEAD_LETTER
+            is_over = strikes >= len(delays_s)
+            return End.DEAD_LETTER if is_over else deferred(failure, trips=strikes, delays_s=delays_s)

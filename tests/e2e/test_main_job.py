@@ -255,7 +255,7 @@ async def test_a_bad_release_leaves_records_where_they_are_once_the_dead_letter_
     async with deployment.replica() as service:
         await deployment.publish([b"nothing that this release reads %d" % i for i in range(200)])
         async with asyncio.timeout(20):
-            while "dead_letters_stopped" not in service.log_tail():
+            while "dead_letters_stopped" not in service.log.read_text():
                 await asyncio.sleep(0.1)
         await deployment.publish([created(g) for g in groups])
         await deployment.final_outcomes(groups)

@@ -48,7 +48,7 @@ async def test_lanes_status_and_metrics_agree_on_what_waits_and_why_and_on_the_e
         assert lane["in_flight"] <= 5, "those that wait for their token: a second's worth"
         assert lane["held"]["reason"] == "unreachable"
         assert 0 < lane["held"]["for_s"] <= 30
-        assert lane["held"]["for_s"] <= lane["estimated_end_s"] <= 32 + 1
+        assert lane["estimated_end_s"] is None, "nobody knows when the fault is mended"
     assert lanes["totals"]["held"] == status["lanes_held"] == {"unreachable": 4}
     assert lanes["replica"] == status["replica"]
 

@@ -296,7 +296,8 @@ class LaneAgainstModel(RuleBasedStateMachine):
         for work in taken:
             name = work.log_group.name
             asked = model.running[name] = model.waiting.pop(name)
-            asked.doing, asked.inherited, asked.started_rank = Doing.GOING_ON, Priority.SWEEP, 0.0
+            asked.doing, asked.inherited = Doing.GOING_ON, Priority.SWEEP
+            asked.started_rank = work.rank  # of no meaning: it is postponed, and waits for no token
             self.works[name] = work
             assert sorted(d.offset for d in work.deliveries) == sorted(asked.offsets)
 

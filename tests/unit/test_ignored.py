@@ -9,7 +9,7 @@ import pytest
 from service.core.dispatcher import Dispatcher, Held, Turn
 from service.core.ensure import Ensure, Policy
 from service.domain.command import EnsureCommand, Trigger
-from service.domain.outcome import FailureClass, Outcome, State
+from service.domain.outcome import FailureClass, Outcome, State, UnknownCallError
 from service.domain.schedule import Schedule
 from service.ports import GivenUpError
 from tests.support.fakes import (
@@ -155,6 +155,27 @@ async def test_nothing_is_listed_where_the_tag_does_not_count():
         bench.directory.ignored_are_listed = False
         assert await bench.worked(*swept("a")) == {"a": "sealed"}
         assert bench.log_groups.listings == []
+
+
+@virtual_time
+async def test_a_tag_that_was_just_set_is_heeded_when_the_key_is_taken_off_next():
+    async with Bench().running() as bench:
+        await bench.worked(*swept("a"))
+        bench.log_groups.keys[group("b")] = key_of()
+        bench.log_groups.tags[group("b")] = IGNORED
+        assert await bench.worked(ensure("b", Trigger.TAGGED)) == {"b": "already-sealed"}
+        bench.log_groups.keys[group("b")] = None
+        assert await bench.worked(ensure("b", Trigger.KEY_DISASSOCIATED)) == {"b": "excluded"}
+
+
+@virtual_time
+async def test_where_aws_does_not_have_the_call_each_group_is_looked_at(monkeypatch):
+    async def with_tag(*_):
+        raise UnknownCallError(FailureClass.UNREACHABLE, "no such operation")
+
+    async with Bench("b").running() as bench:
+        monkeypatch.setattr(bench.log_groups, "with_tag", with_tag)
+        assert await bench.worked(*swept("a", "b")) == {"a": "sealed", "b": "excluded"}
 
 
 @pytest.mark.parametrize("failure", [FailureClass.NOT_AUTHORIZED, FailureClass.UNRECOGNISED])

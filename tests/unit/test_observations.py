@@ -325,6 +325,18 @@ async def test_a_call_that_fails_fails_all_who_share_it_with_its_class_and_each_
     assert bench.sizes == [40, 40, 40], "together again, with a token each time"
 
 
+@pytest.mark.parametrize("failure", [FailureClass.INVALID_REQUEST, FailureClass.LOG_GROUP_NOT_FOUND])
+@virtual_time
+async def test_what_aws_refuses_for_one_name_is_asked_for_each_by_itself(failure: FailureClass):
+    async with Bench(attempts=1).running() as bench:
+        bench.log_groups.describe_failures.append(failure)
+        bench.sealed(*numbers(7))
+        await bench.until_idle()
+    assert bench.failed == {}
+    assert bench.found == dict.fromkeys(numbers(7), KEY)
+    assert bench.sizes == [7, *[1] * 7]
+
+
 @virtual_time
 async def test_a_throttled_description_slows_descriptions_and_nothing_else():
     async with Bench(attempts=2, pause_s=0.0).running() as bench:

@@ -299,6 +299,19 @@ async def test_every_failure_of_a_look_up_leads_where_the_table_says_and_no_key_
     assert len(bench.log_groups.lookups) == (ATTEMPTS if failure.is_retried_in_place else 1)
 
 
+@virtual_time
+async def test_a_key_that_is_not_to_be_overwritten_is_looked_for_again_before_a_call_is_repeated():
+    bench = Bench()
+    bench.directory.decisions[group()] = Owned(TENANT, key_of(), "rule", Overwrite.WHEN_NO_KEY)
+    bench.log_groups.keys[group()] = None
+    bench.log_groups.failures[group()].extend([FailureClass.THROTTLED, FailureClass.OPERATION_ABORTED])
+    theirs = KeyArn(f"{key_of()}-of-somebody-else")
+    bench.turn.meanwhile = lambda: bench.turn.calls[Quota.ASSOCIATE] and bench.log_groups.keys.update({group(): theirs})
+    await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS))
+    assert (bench.outcome["state"], bench.outcome["old_key"]) == ("kept", theirs)
+    assert bench.outcome["attempts"] == len(bench.log_groups.calls) < 3
+
+
 # -- what is looked at before it is associated
 
 
@@ -788,7 +801,7 @@ async def test_every_reason_not_to_decide_leads_where_the_table_says(failure: Fa
         )
 
 
-@pytest.mark.parametrize(("deferrals", "step"), [(0, 0), (2, 2), (50, 2)])
+@pytest.mark.parametrize(("deferrals", "step"), [(0, 1), (2, 2), (50, 2)])  # no role is made within 30 s
 @virtual_time
 async def test_a_command_that_its_lane_cannot_keep_waits_on_a_retry_topic_and_no_strike_is_counted(
     deferrals: int, step: int
