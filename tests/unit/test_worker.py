@@ -306,7 +306,12 @@ async def test_a_key_that_is_not_to_be_overwritten_is_looked_for_again_before_a_
     bench.log_groups.keys[group()] = None
     bench.log_groups.failures[group()].extend([FailureClass.THROTTLED, FailureClass.OPERATION_ABORTED])
     theirs = KeyArn(f"{key_of()}-of-somebody-else")
-    bench.turn.meanwhile = lambda: bench.turn.calls[Quota.ASSOCIATE] and bench.log_groups.keys.update({group(): theirs})
+
+    def put_theirs_on() -> None:
+        if bench.turn.calls[Quota.ASSOCIATE]:
+            bench.log_groups.keys[group()] = theirs
+
+    bench.turn.meanwhile = put_theirs_on
     await bench.work(ensure(trigger=Trigger.REQUEST, at_ms=NOW_MS))
     assert (bench.outcome["state"], bench.outcome["old_key"]) == ("kept", theirs)
     assert bench.outcome["attempts"] == len(bench.log_groups.calls) < 3
