@@ -4,7 +4,8 @@
                                    404 with {"account": "ID"}, this very account: no tenant lists it
     GET {url}/version              200: a text that changes with any tenant; 404: the service has none
     GET {url}/tenants?limit=500    200: as many tenants at most as one document, in JSON, with "next": "TEXT" where there are more
-        [&after=TEXT]              and TEXT is the `next` of the page before; 404: the service has no such list
+        [&after=TEXT]              and TEXT is the `next` of the page before; 404: the service has no such list.
+                                   Each page has a tenant that none before it had, and another `next`
 
 The document is the tenant file cut down to the account: `version: 1`, `tenants` (those with a rule on the account, and the default
 tenant), `default_tenant` and `exclude`. That of a page of tenants is cut down to those tenants. Without the list, sweeps and re-keys
@@ -94,8 +95,10 @@ class HttpSource:
         )
 
     async def tenants(self) -> AsyncGenerator[TenantPage, None]:
-        """Every tenant, by the pages of the service. Raises SourceError."""
+        """Every tenant, by the pages of the service. Raises SourceError, also for pages that go round in a circle."""
         after: Any = ""
+        nexts: set[str] = set()
+        ids: set[str] = set()
         while True:
             path = f"tenants?{urlencode({'limit': _PAGE} | ({'after': after} if after else {}))}"
             response, body = await self._get(path, {}, max_bytes=_MAX_BODY_BYTES)
@@ -111,9 +114,14 @@ class HttpSource:
                 raise SourceDataError("a page of tenants is no document with a list of them")
             if not isinstance(after, str | None) or (after and not tenants):
                 raise SourceDataError("a page of tenants names a next one that leads nowhere")
+            new = {_id_of(tenant) for tenant in tenants} - ids
+            if after in nexts or (nexts and after and not new):
+                raise SourceDataError("the pages of tenants repeat themselves: the service does not heed `after`")
             yield TenantPage(page, tenants)
             if not after:
                 return
+            nexts.add(after)
+            ids |= new
 
     async def _read_version(self) -> str | None:
         response, body = await self._get("version", {}, max_bytes=_MAX_VERSION_BYTES)
@@ -153,6 +161,10 @@ def _document(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as e:
         raise SourceDataError(f"the document is not JSON: {e}") from e
+
+
+def _id_of(tenant: Any) -> str:
+    return str(tenant.get("id") if isinstance(tenant, dict) else tenant)[:_SHOWN]
 
 
 def _is_json(response: httpx.Response) -> bool:

@@ -22,6 +22,7 @@ from service.registry.schema import Units
 from service.registry.source import AccountSource, CannotListError, SourceDataError, SourceError, TenantPage
 
 MAX_TENANTS: Final = 100_000  # what a list without an end is taken for; their keys alone are some 50 MB
+_WHOLE_LIST_S: Final = 600.0  # a hundred pages and more, each as slow as it may be; a list that takes longer has no end
 _LISTED_AGAIN_S: Final = 600.0  # while no change is heard of: a source without a version, or a writer who forgot it
 _MAX_LOGGED_PROBLEMS: Final = 20
 
@@ -75,7 +76,7 @@ class _Listing:
 class TenantList:
     """Lists the tenants of a source, each question anew, except that keys are kept until something has changed.
 
-    `timeout_s` is for each page. What cannot be read raises CallFailedError(REGISTRY_UNAVAILABLE); a source without a list gives None.
+    `timeout_s` is for each page, and there is a limit for all of them. What cannot be read raises CallFailedError(REGISTRY_UNAVAILABLE); a source without a list gives None.
     """
 
     def __init__(self, source: AccountSource, *, clock: Clock, timeout_s: float) -> None:
@@ -120,7 +121,7 @@ class TenantList:
     async def _read(self, asked: Collection[TenantId] = frozenset()) -> _Listing | None:
         listing: _Listing | None = None
         try:
-            async with aclosing(self._source.tenants()) as pages:
+            async with asyncio.timeout(_WHOLE_LIST_S), aclosing(self._source.tenants()) as pages:
                 while (page := await self._next(pages.__anext__)) is not None:
                     if listing is None:
                         listing = _Listing.begin(page.everywhere, asked)
@@ -130,6 +131,8 @@ class TenantList:
             return None
         except SourceError as e:
             raise self._unavailable(str(e)) from e
+        except TimeoutError as e:
+            raise self._unavailable(f"the list of tenants has not ended in {_WHOLE_LIST_S:g} s") from e
         if listing is None:
             raise self._unavailable("the list of tenants has no page")
         self._tell(listing.problems)

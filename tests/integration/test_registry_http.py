@@ -167,8 +167,36 @@ async def test_a_list_without_an_end_is_given_up(scene, monkeypatch):
     monkeypatch.setattr("service.registry.listing.MAX_TENANTS", 3)
     ids = itertools.count()
     scene.service.answers["tenants"] = lambda _: web.json_response(
-        {"version": 1, "tenants": [{"id": f"t{next(ids)}"}], "next": "more"}
+        {"version": 1, "tenants": [{"id": f"t{(n := next(ids))}"}], "next": f"after-{n}"}
     )
     async with opened(scene, CacheLimits()) as registry:
         with pytest.raises(CallFailedError, match="more than 3 tenants"):
+            await registry.directory.keys()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        lambda n: {"tenants": [{"id": "a"}], "next": "2"},
+        lambda n: {"tenants": [{"id": f"t{n}"}], "next": "ab"[n % 2]},
+        lambda n: {"tenants": [{"id": "a"}], "next": f"after-{n}"},
+    ],
+    ids=["after is not heeded", "a cursor in a circle", "no new tenant"],
+)
+async def test_pages_that_repeat_themselves_are_refused(scene, source, page):
+    pages = itertools.count()
+    scene.service.answers["tenants"] = lambda _: web.json_response({"version": 1} | page(next(pages)))
+    with pytest.raises(SourceDataError, match="repeat themselves"):
+        async with asyncio.timeout(5):
+            await listed(source)
+
+
+async def test_a_list_that_does_not_end_in_time_is_given_up(scene, monkeypatch):
+    monkeypatch.setattr("service.registry.listing._WHOLE_LIST_S", 0.1)
+    ids = itertools.count()
+    scene.service.answers["tenants"] = lambda _: web.json_response(
+        {"version": 1, "tenants": [{"id": f"t{(n := next(ids))}"}], "next": f"after-{n}"}
+    )
+    async with opened(scene, CacheLimits()) as registry:
+        with pytest.raises(CallFailedError, match="has not ended in"):
             await registry.directory.keys()
