@@ -12,10 +12,11 @@ exist; REGISTRY/EVERYWHERE need not.
 DynamoDB has no snapshot over several items, so the version is a lock for readers: whoever changes more than one item sets
 `is_changing` first, and at the end adds 1 to `version` and removes `is_changing`. An answer counts only where the version was the
 same before and after and nobody was changing anything. One item alone may be changed at any time; adding 1 to `version` after it
-spreads the change within seconds instead of the cache's ttl. All reads for decisions are strongly consistent.
+spreads the change within seconds instead of the cache's ttl. All reads are strongly consistent.
 
-Which tenants there are is found out by a scan, which is read by half the units: once after a change where tenants are re-keyed by
-themselves, and for sweeps. An index of tenants would be one more thing to keep in step.
+Which tenants there are is found out by a scan: once after a change where tenants are re-keyed by themselves, and for sweeps. It is
+strongly consistent too, at twice the units: right after a change an old key would be taken for the new one, and kept. An index of
+tenants would be one more thing to keep in step.
 """
 
 import asyncio
@@ -121,6 +122,7 @@ class DynamoDbSource:
                 FilterExpression="begins_with(pk, :account)",
                 ExpressionAttributeValues={":account": {"S": "ACCOUNT#"}},
                 ProjectionExpression="pk, sk, tenant",
+                ConsistentRead=True,
                 **start,
             )
             yield TenantPage(everywhere, [_attribute(item, "tenant") for item in _items_in(answer, "scan")])

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
@@ -202,6 +203,21 @@ async def test_without_credentials_it_says_so_and_uses_them_when_they_come(scene
     for name in (access, secret):
         monkeypatch.setenv(name, "later")
     assert await owner(source, "/t0/x") == "t0"
+
+
+async def test_tenants_are_listed_by_consistent_reads(scene, source, tmp_path, monkeypatch):
+    await scene.store(parsed(tenants(1), tmp_path))
+    asked = []
+    call = source.call
+
+    async def noted(operation, **params):
+        asked.append((operation, params.get("ConsistentRead")))
+        return await call(operation, **params)
+
+    monkeypatch.setattr(source, "call", noted)
+    async with aclosing(source.tenants()) as pages:
+        assert [tenant["id"] async for page in pages for tenant in page.tenants] == ["t0"]
+    assert asked == [("query", True), ("scan", True)]
 
 
 def _account_query():
