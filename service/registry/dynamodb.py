@@ -34,7 +34,14 @@ from botocore.parsers import ResponseParserError
 from service.domain.log_group import AccountId
 from service.registry.document import AccountDocuments
 from service.registry.polling import VersionPoll
-from service.registry.source import AccountTenants, Invalidate, SourceDataError, SourceUnavailableError, TenantPage
+from service.registry.source import (
+    AccountTenants,
+    Invalidate,
+    SourceDataError,
+    SourceUnavailableError,
+    TenantPage,
+    UnreadableTenant,
+)
 
 REGISTRY: Final = "REGISTRY"
 TABLE_OPTIONS: Final = (
@@ -125,7 +132,7 @@ class DynamoDbSource:
                 ConsistentRead=True,
                 **start,
             )
-            yield TenantPage(everywhere, [_attribute(item, "tenant") for item in _items_in(answer, "scan")])
+            yield TenantPage(everywhere, [_tenant_of(item) for item in _items_in(answer, "scan")])
             if not (last := answer.get("LastEvaluatedKey")):
                 return
             start = {"ExclusiveStartKey": last}
@@ -231,6 +238,14 @@ def _attribute(item: Item, name: str) -> Any:
     if name not in item:
         raise SourceDataError(f"item {_plain(item['pk'])}/{_plain(item['sk'])} has no attribute {name}")
     return _plain(item[name])
+
+
+def _tenant_of(item: Item) -> Any:
+    """The tenant in an item by itself: one that cannot be read is that tenant's problem, and spoils nobody else's."""
+    try:
+        return _attribute(item, "tenant")
+    except SourceDataError as e:
+        return UnreadableTenant(item["sk"]["S"].removeprefix("TENANT#"), str(e))
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

@@ -19,7 +19,14 @@ from service.domain.tenancy import Tenant
 from service.ports import Clock
 from service.registry.document import AccountDocument, check, problems_text, tenant_in
 from service.registry.schema import Units
-from service.registry.source import AccountSource, CannotListError, SourceDataError, SourceError, TenantPage
+from service.registry.source import (
+    AccountSource,
+    CannotListError,
+    SourceDataError,
+    SourceError,
+    TenantPage,
+    UnreadableTenant,
+)
 
 MAX_TENANTS: Final = 100_000  # what a list without an end is taken for; their keys alone are some 50 MB
 _WHOLE_LIST_S: Final = 600.0  # a hundred pages and more, each as slow as it may be; a list that takes longer has no end
@@ -57,6 +64,9 @@ class _Listing:
     def add(self, documents: Collection[Any]) -> None:
         """Raises SourceDataError for more tenants than a registry has."""
         for document in documents:
+            if isinstance(document, UnreadableTenant):
+                self.problems[document.id] = document.problem
+                continue
             name = str(document.get("id") if isinstance(document, dict) else document)[:80]
             if name in self.keys:
                 continue  # a table has a tenant once for each of its accounts

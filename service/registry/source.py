@@ -44,8 +44,16 @@ class SourceDataError(SourceError):
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableTenant:
+    """In place of a tenant that is not even written as one: its id, as far as it is known, and what is wrong."""
+
+    id: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class TenantPage:
-    """Some tenants as they are written, which may be wrong, and what holds for everybody: the other fields of the tenant file."""
+    """Some tenants as they are written, which may be wrong or an UnreadableTenant, and what holds for everybody: the other fields of the tenant file."""
 
     everywhere: Mapping[str, Any]
     tenants: Sequence[Any]

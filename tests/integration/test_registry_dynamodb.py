@@ -7,8 +7,10 @@ from contextlib import aclosing
 
 import pytest
 
-from service.domain.log_group import AccountId, LogGroup
+from service.domain.log_group import AccountId, LogGroup, TenantId
+from service.domain.outcome import CallFailedError
 from service.domain.tenancy import Owned
+from service.registry.cache import CacheLimits
 from service.registry.dynamodb import TABLE_OPTIONS, VERSION_KEY, DynamoDbSource
 from service.registry.dynamodb_store import TableInUseError, store
 from service.registry.source import SourceDataError, SourceError, SourceUnavailableError
@@ -16,7 +18,7 @@ from service.sandbox.aws.faults import Faults
 from service.sandbox.aws.sandbox import AwsSandbox
 from tests.support.aws_server import set_own_environment
 from tests.support.manifests import REPOSITORY
-from tests.support.registries import TABLE, DynamoDbScene, parsed
+from tests.support.registries import TABLE, DynamoDbScene, opened, parsed
 
 ACCOUNT = AccountId("111122223333")
 
@@ -218,6 +220,26 @@ async def test_tenants_are_listed_by_consistent_reads(scene, source, tmp_path, m
     async with aclosing(source.tenants()) as pages:
         assert [tenant["id"] async for page in pages for tenant in page.tenants] == ["t0"]
     assert asked == [("query", True), ("scan", True)]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({}, "has no attribute tenant"),
+        ({"tenant": {"S": "odd"}}, "has to be a mapping"),
+        ({"tenant": {"M": {"id": {"S": "odd"}, "keys": {"NS": ["1"]}}}}, "DynamoDB's type NS"),
+        ({"tenant": {"M": {"id": {"S": "odd"}, "keys": {"B": b"x"}}}}, "DynamoDB's type B"),
+    ],
+)
+async def test_an_item_that_is_no_tenant_is_left_out_of_the_list_and_spoils_nobody_elses(
+    scene, tmp_path, attributes, problem
+):
+    await scene.store(parsed(tenants(1), tmp_path))
+    await scene.table.call("put_item", Item={"pk": {"S": f"ACCOUNT#{ACCOUNT}"}, "sk": {"S": "TENANT#odd"}} | attributes)
+    async with opened(scene, CacheLimits()) as registry:
+        assert set(await registry.directory.keys() or ()) == {"t0"}
+        with pytest.raises(CallFailedError, match=f"tenant odd: .*{problem}"):
+            await registry.directory.lanes_of([TenantId("odd")])
 
 
 def _account_query():
