@@ -247,12 +247,13 @@ class Ensure:
         return await self._persist(look_up, known.turn)
 
     async def _heeded(self, known: _Known, tags: _Tags) -> _Tags:
-        """The tags, looked up where nothing shows them and the group may have the one that has it left alone.
+        """The tags, looked up where nothing proves them and the group may have the one that has it left alone.
 
-        A group that was made this minute is of an event that shows all its tags.
+        Only CloudTrail's record of a group that was made this minute proves all its tags. Others' events are their senders' word: one
+        that shows the tag has had the group left alone by now, one that does not show it says nothing.
         """
         command, group = known.command, known.log_group
-        if tags.tags is not None or self._is_just_made(command):
+        if tags.read_at is not None or self._is_just_made(command):
             return tags
         if not await self._directory.lists_ignored(group.account):
             return tags

@@ -197,8 +197,8 @@ class TenantFile(_Entry):
         "listed",
         description=(
             f"Whether a log group with the tag `{IGNORE_TAG}`, of any value but `false`, is left alone. With `listed`, the default, an "
-            "event that shows the tags is believed; where nothing shows them, as in a sweep, the groups that have the tag are listed "
-            "before a key is changed: one ListLogGroups call for an account and Region, remembered for five minutes. `always` looks "
+            "event that shows it is believed, and so is CloudTrail's record of a group that was made this minute; otherwise the groups "
+            "that have the tag are listed before a key is changed: one ListLogGroups call for an account and Region, remembered for five minutes. `always` looks "
             "the tags of every group up, of which AWS allows 5 a second for an account and Region. `never` where tenants must not "
             "decide it."
         ),

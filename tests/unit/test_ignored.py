@@ -128,7 +128,23 @@ async def test_nothing_is_listed_for_a_group_that_needs_no_change():
 
 
 @virtual_time
-async def test_nothing_is_listed_where_the_event_shows_the_tags_or_is_of_a_group_that_was_made_this_minute():
+async def test_a_senders_word_that_a_group_has_no_such_tag_is_not_believed():
+    async with Bench("a").running() as bench:
+        now_ms = VirtualClock().epoch_ms()
+        told = [ensure(name, Trigger.CREATED, at_ms=now_ms, tags={}) for name in "ab"]  # our own event, or a custom one
+        assert await bench.worked(*told) == {"a": "excluded", "b": "sealed"}
+
+
+@virtual_time
+async def test_a_senders_word_that_a_group_has_the_tag_is_believed():
+    async with Bench().running() as bench:
+        told = ensure("a", Trigger.CREATED, at_ms=VirtualClock().epoch_ms(), tags=IGNORED)
+        assert await bench.worked(told) == {"a": "excluded"}
+        assert bench.log_groups.listings == []
+
+
+@virtual_time
+async def test_nothing_is_listed_for_a_group_that_cloudtrail_says_was_made_this_minute():
     async with Bench().running() as bench:
         now_ms = VirtualClock().epoch_ms()
         await bench.worked(
