@@ -57,19 +57,20 @@ class DeadLetters:
         origin = Origin(record.topic, record.partition, record.offset)
         self._observer.dead_lettered(failure, topic=record.topic, origin=origin, reason=reason)
 
-    async def send_posted(self, value: bytes, headers: Headers, reason: str, *, field: str, topic: str) -> None:
+    async def send_posted(self, value: bytes, headers: Headers, reason: str, *, field: str, topic: str) -> bool:
         """Return once a body that was posted is a dead letter, which can be sent to `topic` once its cause is mended.
+
+        False where the broker refused its size: then only the explanation was kept.
 
         The limit has no part in it: whoever posts is told, and one careless sender is not to close the door to all others.
         """
         failure = FailureClass.MALFORMED_EVENT
         explanation = dead_letter_headers(failure, reason, field=field, original_topic=topic, source="http")
         omitted = (VALUE_OMITTED, str(len(value)).encode())
-        await self._publish_what_fits(
-            OutgoingRecord(self._topic, None, value, [*headers, *explanation]),
-            OutgoingRecord(self._topic, None, None, [*explanation, omitted]),
-        )
+        whole = OutgoingRecord(self._topic, None, value, [*headers, *explanation])
+        kept = await self._publish_what_fits(whole, OutgoingRecord(self._topic, None, None, [*explanation, omitted]))
         self._observer.dead_lettered(failure, topic=topic, origin=None, reason=reason)
+        return kept is whole
 
     async def send_command(self, command: EnsureCommand, failure: FailureClass, reason: str) -> None:
         """Return once the command is a dead letter; `logwarden-source` names the record that first asked for it.
@@ -92,12 +93,15 @@ class DeadLetters:
         """Say that so many records asked for nothing."""
         self._limit.left_alone(count)
 
-    async def _publish_what_fits(self, *letters: OutgoingRecord) -> None:
+    async def _publish_what_fits(self, *letters: OutgoingRecord) -> OutgoingRecord:
+        """The first of the letters that the broker takes."""
         *larger, smallest = letters
         for letter in larger:
             with contextlib.suppress(RecordTooLargeError):
-                return await self._publisher.publish(letter)
-        return await self._publisher.publish(smallest)
+                await self._publisher.publish(letter)
+                return letter
+        await self._publisher.publish(smallest)
+        return smallest
 
     def _count(self, failure: FailureClass, *, account: str | None = None) -> None:
         was_stopped = self._limit.reason is not None

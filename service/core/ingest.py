@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from service.core.dead_letters import DeadLetters
@@ -68,6 +69,14 @@ class UnacknowledgedError(Exception):
     """Kafka has not acknowledged every command of the posted events in time; a repeat does no harm."""
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What was made of posted events; `is_kept` is false where they have problems and the body was too large for a dead letter."""
+
+    parsed: Parsed
+    is_kept: bool = True
+
+
 class PostedEvents:
     """Takes events that are posted instead of read. What cannot be read becomes a dead letter here too, and the caller is told.
 
@@ -97,18 +106,19 @@ class PostedEvents:
         self._work_topic = work_topic
         self._ack_timeout_s = ack_timeout_s
 
-    async def accept(self, body: bytes, headers: Headers) -> Parsed:
+    async def accept(self, body: bytes, headers: Headers) -> Posted:
         """Return once Kafka has what the events ask for, and the whole body as a dead letter where it has `problems`.
 
         `headers` go with a dead letter. Raises UnacknowledgedError after `ack_timeout_s`. A cancelled one may be carried out in part.
         """
         parsed = self._parser.parse(body, headers, arrival=Arrival(self._clock.epoch_ms(), None))
+        is_kept = True
         try:
             async with asyncio.timeout(self._ack_timeout_s):
                 await _publish(self._publisher, self._work_topic, parsed.commands)
                 if parsed.problems:
                     field = parsed.problems[0].field
-                    await self._dead_letters.send_posted(
+                    is_kept = await self._dead_letters.send_posted(
                         body, headers, parsed.reason, field=field, topic=self._source_topic
                     )
         except TimeoutError as e:
@@ -116,7 +126,7 @@ class PostedEvents:
         self._observer.event_read(
             commands=len(parsed.commands), problem=parsed.problems[0].field if parsed.problems else None
         )
-        return parsed
+        return Posted(parsed, is_kept)
 
 
 async def _publish(publisher: Publisher, topic: str, commands: Sequence[EnsureCommand]) -> None:

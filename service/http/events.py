@@ -42,7 +42,7 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
     async def post(request: Request) -> JSONResponse:
         """Send events in any shape that the source topics take. A repeat does no harm.
 
-        What cannot be read is named in the answer, and the body becomes a dead letter; the rest of it is worked all the same.
+        What cannot be read is named in the answer, and the body becomes a dead letter (413: it was too large for one); the rest of it is worked all the same.
         """
         if (reason := not_ready_reason()) is not None:
             raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
@@ -50,14 +50,18 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
             (_kafka_name(name), value.encode()) for name, value in request.headers.items() if _is_the_events(name)
         ]
         try:
-            parsed = await events.accept(await request.body(), headers)
+            posted = await events.accept(await request.body(), headers)
         except UnacknowledgedError as e:
             raise ProblemError(ProblemType.KAFKA_SILENT) from e
+        parsed = posted.parsed
         caller: str = request.state.caller
         _log.info("events_posted", caller=caller, accepted=len(parsed.commands), malformed=len(parsed.problems))
         if parsed.problems:
             errors = [FieldError(detail=f"{each.field}: {each.reason}") for each in parsed.problems]
             accepted = f" {len(parsed.commands)} log groups were accepted all the same." if parsed.commands else ""
+            if not posted.is_kept:
+                detail = f"The body cannot be read, and is too large to be kept on the dead-letter topic.{accepted}"
+                raise ProblemError(ProblemType.TOO_LARGE, detail, errors=errors)
             detail = f"The body is kept on the dead-letter topic.{accepted}"
             raise ProblemError(ProblemType.MALFORMED_EVENTS, detail, errors=errors)
         return JSONResponse(EventsDocument(accepted=len(parsed.commands)).model_dump(), status_code=202)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.ports import OutgoingRecord
+from service.ports import OutgoingRecord, RecordTooLargeError
 
 
 @dataclass(slots=True)
@@ -12,11 +12,12 @@ class FakePublisher:
     """Acknowledges every record at once, unless told otherwise. `records` are those acknowledged, in that order.
 
     `stall` makes publishes wait, as they do while the broker is away; one that is cancelled then was not written. `failure` is
-    raised by every publish while it is set.
+    raised by every publish while it is set. Values of more than `max_value_bytes` are refused, as a broker does.
     """
 
     records: list[OutgoingRecord] = field(default_factory=list)
     failure: BaseException | None = None
+    max_value_bytes: int = 2**30
     waiting: int = 0
     _stalled: frozenset[str] | None = frozenset()  # topics; None is all
     _resumed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,6 +40,8 @@ class FakePublisher:
                 self.waiting -= 1
         if self.failure is not None:
             raise self.failure
+        if len(record.value or b"") > self.max_value_bytes:
+            raise RecordTooLargeError(str(self.max_value_bytes))
         self.records.append(record)
 
     def values(self, topic: str) -> Sequence[bytes]:

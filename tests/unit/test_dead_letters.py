@@ -167,7 +167,8 @@ async def test_a_dead_letter_counts_when_it_is_durable():
 @virtual_time
 async def test_a_posted_body_that_is_too_large_for_the_broker_is_left_out_and_a_header_says_so():
     broker = StrictBroker(max_bytes=2000)
-    await letters(broker).send_posted(b"x" * 5000, [("ce_id", b"7")], "is not JSON", field="value", topic="events")
+    dead = letters(broker)
+    assert not await dead.send_posted(b"x" * 5000, [("ce_id", b"7")], "is not JSON", field="value", topic="events")
     [letter] = broker.records
     headers = dict(letter.headers)
     assert (letter.value, headers["logwarden-value-omitted"]) == (None, b"5000")

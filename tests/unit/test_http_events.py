@@ -71,6 +71,17 @@ async def test_what_cannot_be_read_is_refused_with_the_field_and_kept_as_a_dead_
         assert "authorization" not in headers
 
 
+async def test_a_body_that_is_too_large_to_be_kept_is_not_said_to_be(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        port.publisher.max_value_bytes = 1000
+        response = await port.client.post("/v1/events", content=b"x" * 2000)
+        assert response.status_code == 413
+        assert "too large to be kept" in response.json()["detail"]
+        assert response.json()["errors"]
+        [letter] = port.publisher.records
+        assert (letter.topic, letter.value) == (DEAD_LETTER_TOPIC, None)
+
+
 async def test_the_good_events_of_a_body_are_worked_and_the_bad_ones_named(tmp_path):
     async with side_port(token_file(tmp_path)) as port:
         body = {"Records": [created(), created(requestParameters={"logGroupName": "a b"})]}
