@@ -18,7 +18,7 @@ from service.domain.log_group import KeyArn, LogGroup, TenantId, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.tenancy import Excluded, Overwrite, Owned, Undecided
-from service.ports import Clock, Keys, LogGroups, Observer, TenantDirectory
+from service.ports import Clock, Keys, LogGroups, Observer, Rules, TenantDirectory
 
 _T = TypeVar("_T")
 
@@ -71,6 +71,8 @@ class _Known:
     command: EnsureCommand
     turn: Turn
     attempts: int = 0
+    rules: Rules | None = None  # what was decided by, where that was at hand, and by which tags
+    tags: _Tags | None = None
     tenant: TenantId | None = None
     key: KeyArn | None = None  # the right one
     shown: str | None = None  # the key that the group has
@@ -146,9 +148,11 @@ class Ensure:
         command, group = known.command, known.log_group
         if command.trigger is Trigger.TAGGED:
             self._ignored.changed(group.lane)
-        is_looked_up = await self._directory.depends_on_tags(group)
+        rules = self._directory.at_hand(group.account)  # or the registry is waited for
+        is_looked_up = rules.depends_on_tags(group) if rules else await self._directory.depends_on_tags(group)
         tags = await self._looked_up(known) if is_looked_up else _Tags(command.tags)
-        decision = await self._directory.decide(group, tags.tags)
+        decision = rules.decide(group, tags.tags) if rules else await self._directory.decide(group, tags.tags)
+        known.rules, known.tags = rules, tags
         if isinstance(decision, Excluded):
             return known.ended(State.EXCLUDED, decision.reason)
         known.tenant = decision.tenant
@@ -217,10 +221,8 @@ class Ensure:
                 if rules is None and self._clock.now() - queued_at >= _LONG_QUEUE_S:
                     await self._directory.decide(group, tags.tags)
                     rules = self._directory.at_hand(group.account)
-                if rules is None or rules.depends_on_tags(group) is not (tags.read_at is not None):
-                    raise _DecidedAnewError  # what it says now is waited for without a token; or it is other tags that count
-                if rules.decide(group, tags.tags) != owned:
-                    raise _DecidedAnewError
+                if rules is None or not _still_stands(known, owned, rules, tags):
+                    raise _DecidedAnewError  # what the registry says now is waited for without a token
                 known.attempts += 1
                 known.seen_at = _LONG_AGO  # a call that fails may have met somebody else's
                 await self._call(group, key)
@@ -354,3 +356,11 @@ class Ensure:
             or attempts >= self._policy.attempts
             or (is_the_lanes and turn.is_probing)
         )
+
+
+def _still_stands(known: _Known, owned: Owned, rules: Rules, tags: _Tags) -> bool:
+    """Whether a decision is what these rules say of these tags, which may be the very ones that it was made by."""
+    if rules is known.rules and tags is known.tags:
+        return True
+    are_looked_up = tags.read_at is not None
+    return rules.depends_on_tags(known.log_group) is are_looked_up and rules.decide(known.log_group, tags.tags) == owned
