@@ -58,7 +58,7 @@ from service.stream.connection import Deadline, client_arguments, until_connecte
 from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.durability import warn_of_weak_topics
 from service.stream.follower import Follower
-from service.stream.group import LEASE_S
+from service.stream.group import LEASE_S, SESSION_S
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import require_topics, topic_specs, topics_to_retry
 from service.telemetry.logs import configure_logs
@@ -310,7 +310,7 @@ class App:
             retry_delays_s=settings.retry_delays_s,
             on_outcome=told,
         )
-        fence = Fence(clock=self._clock, lasts_s=LEASE_S)
+        fence = Fence(clock=self._clock, lasts_s=LEASE_S, session_s=SESSION_S)
         dispatcher = Dispatcher(
             schedule=Schedule(new_lane=self._new_lane, max_under_way=settings.max_in_flight),
             work=worker.work,
@@ -453,7 +453,7 @@ class App:
             work_topic=settings.work_topic,
         )
 
-    def _new_lane(self, lane: log_group.Lane, now: float) -> Lane:
+    def _new_lane(self, lane: log_group.Lane, owned_since: float) -> Lane:
         settings = self._settings
         rates_per_s = {
             Quota.ASSOCIATE: settings.lane_rates_per_s.get(str(lane), settings.rate_per_s),
@@ -461,7 +461,11 @@ class App:
             Quota.DESCRIBE: settings.describe_rate_per_s,
         }
         return Lane(
-            lane, rates_per_s=rates_per_s, max_under_way=settings.lane_max_in_flight, now=now, crowd=self._crowd
+            lane,
+            rates_per_s=rates_per_s,
+            max_under_way=settings.lane_max_in_flight,
+            owned_since=owned_since,
+            crowd=self._crowd,
         )
 
     def _open_registry(self) -> AbstractAsyncContextManager[Registry]:

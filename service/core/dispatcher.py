@@ -64,7 +64,8 @@ class Turn:
         await self._dispatcher.token(self._work, quota)
 
     def called(self, quota: Quota, error: BaseException | None) -> None:
-        """Be told how a call ended; for `call`."""
+        """Be told how a call ended; for `call`. Raises StartOverError where it was broken off."""
+        self._dispatcher.called(self._work, error)
         if error is None or (isinstance(error, CallFailedError) and error.failure.recourse is not Recourse.HOLD):
             self.has_called = True
         if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
@@ -154,6 +155,8 @@ class Dispatcher:
         self._tasks: asyncio.TaskGroup | None = None
         self._active: dict[Work, asyncio.Task[None]] = {}
         self._waiting: dict[Work, asyncio.Future[None]] = {}  # for tokens
+        self._calling: set[Work] = set()
+        self._broken_off: set[Work] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_pump_due = False
         self._suspended_for: set[str] = set()
@@ -197,9 +200,8 @@ class Dispatcher:
         return len(late)
 
     def restart(self) -> None:
-        """Start commands again after a drain; each lane's first call is an interval away, since another owner may just have called."""
+        """Start commands again after a drain."""
         self._draining.clear()
-        self._start_empty()
         self._pump_soon()
 
     def suspend(self, why: str = "pause") -> None:
@@ -213,14 +215,16 @@ class Dispatcher:
             self._interrupt(self.schedule.give_up_waits(lane), StartOverError)
 
     def resume(self, why: str = "pause") -> None:
-        """Go on after `suspend`; each lane's first call is an interval away, as if another owner had called until now."""
-        if why not in self._suspended_for:
-            return
-        self._suspended_for.remove(why)
-        if self._suspended_for:
-            return
-        self._start_empty()
-        self._pump_soon()
+        """Go on after `suspend`."""
+        if why in self._suspended_for:
+            self._suspended_for.remove(why)
+            self._pump_soon()
+
+    def break_off(self) -> None:
+        """Cancel the calls that are under way; their commands start over. For calls that outlast our right to make them."""
+        for work in self._calling - self._broken_off:
+            self._broken_off.add(work)
+            self._active[work].cancel()
 
     # -- for Turn
 
@@ -241,6 +245,14 @@ class Dispatcher:
             if self._waiting.pop(work, None) is not None:
                 self.schedule.stop_waiting(work)
             raise
+        self._calling.add(work)
+
+    def called(self, work: Work, error: BaseException | None) -> None:
+        self._calling.discard(work)
+        if work in self._broken_off:
+            self._broken_off.discard(work)
+            if self._active[work].uncancel() == 0:  # else a drain has cancelled it too
+                raise StartOverError from error
 
     async def pause(self, work: Work, delay_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -263,11 +275,6 @@ class Dispatcher:
         self.schedule.lane_of(work).promote(work, priority)
 
     # -- inside
-
-    def _start_empty(self) -> None:
-        now = self._clock.now()
-        for lane in self.schedule:
-            lane.start_empty(now)
 
     def _interrupt(self, works: list[Work], error: type[GivenUpError]) -> None:
         """Wake commands that wait for tokens; the last first, so that those that are put back stand as they did."""

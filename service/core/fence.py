@@ -2,9 +2,11 @@
 
 A member that loses its coordinator, and nothing else, could go on for ever with what it has, while the group has long given its
 partitions to another: two would spend a lane's quota, and call for one group at once. So each proof of membership is good for a while,
-shorter than the time after which the group puts a silent member out, and counts from when it was asked for.
+shorter than the time after which the group puts a silent member out, and counts from when it was asked for. What hangs until right
+before that time is broken off.
 """
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -13,6 +15,9 @@ from service.core.dispatcher import FENCED, Dispatcher
 from service.ports import Clock
 
 _NEVER: Final = float("-inf")
+_BREAKS_OFF_S: Final = (
+    0.5  # before the end of the session: for a loop that is late, and for a request that is on its way
+)
 _HINT: Final = (
     "The group's coordinator does not answer. Check that every broker can be reached; calls go on by themselves."
 )
@@ -21,13 +26,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Fence:
-    """The port Membership, between a consumer and the dispatcher of its commands. A proof is good for `lasts_s` seconds."""
+    """The port Membership, between a consumer and the dispatcher of its commands.
 
-    def __init__(self, *, clock: Clock, lasts_s: float) -> None:
+    For `lasts_s` seconds after a proof calls may begin; `session_s` seconds after it none is under way. They must be in an event loop.
+    """
+
+    def __init__(self, *, clock: Clock, lasts_s: float, session_s: float) -> None:
         self._clock = clock
         self._lasts_s = lasts_s
+        self._breaks_off_after_s = session_s - _BREAKS_OFF_S - lasts_s
         self._dispatcher: Dispatcher | None = None
         self._until = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
         self._shut_at: float | None = None
         self._is_told = False
 
@@ -56,6 +66,8 @@ class Fence:
         self._until = max(self._until, sent_at + self._lasts_s)
         if self._clock.now() >= self._until:
             return  # the answer came too late to be one
+        if self._timer is None:
+            self._timer = self._look_at(self._until + self._breaks_off_after_s)
         if (shut_s := self.shut_s) is not None:
             self._shut_at = None
             if self._is_told:
@@ -65,3 +77,20 @@ class Fence:
 
     def refuted(self) -> None:
         self._until = _NEVER
+        self._break_off()
+
+    def _look_at(self, at: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Break off what is under way, unless there was another proof meanwhile."""
+        ends_at = self._until + self._breaks_off_after_s
+        if self._clock.now() < ends_at:
+            self._timer = self._look_at(ends_at)
+        else:
+            self._timer = None
+            self._break_off()
+
+    def _break_off(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.break_off()

@@ -134,7 +134,7 @@ class Sweeper(Forwarding):
         while not is_walked:
             await walk.until_open(_PAGE_SIZE)
             walk.asked = asyncio.get_running_loop().create_future()
-            self._submit(walk.command, untracked())
+            self._submit(walk.command, walk.untracked)
             page = await walk.asked
             is_walked = page is None or page.next_token is None
             if page is not None:
@@ -254,7 +254,7 @@ class Sweeper(Forwarding):
             shown_key=finding.key or "",
             only_tenant=walk.command.tenant,
         )
-        self._submit(command, _Awaited(untracked().ledger, 0, walk=walk, log_group=finding.log_group))
+        self._submit(command, _Awaited(walk.untracked.ledger, 0, walk=walk, log_group=finding.log_group))
 
     async def _tell_the_end(self, walk: "_Walk") -> None:
         await self._report(walk, is_done=True)
@@ -344,6 +344,11 @@ class _Walk:
     counts: Counter[str] = field(default_factory=Counter)
     old_keys: Counter[str] = field(default_factory=Counter)
     failure: tuple[str, str] | None = None
+
+    @property
+    def untracked(self) -> Delivery:
+        """For what is done in its lane, and is in no record of its own."""
+        return untracked(owned_since=self.deliveries[0].owned_since)
 
     def begin_anew(self) -> None:
         """Walk the lane from its start; groups that are being ensured are counted when they end."""

@@ -112,6 +112,7 @@ class Lane:
         "_held_until",
         "_hold_s",
         "_max_under_way",
+        "_owned_since",
         "_preparing",
         "_queues",
         "_running",
@@ -128,17 +129,21 @@ class Lane:
         *,
         rates_per_s: Mapping[Quota, float],
         max_under_way: int,
-        now: float,
+        owned_since: float,
         crowd: Crowd | None = None,
     ) -> None:
-        """`rates_per_s` has the calls a second of every quota; each begins without a token. `crowd` is shared with other lanes."""
+        """`rates_per_s` has the calls a second of every quota. `crowd` is shared with other lanes.
+
+        `owned_since` is since when nobody else calls for this lane: each quota begins without a token at that moment.
+        """
         self._crowd = crowd or Crowd(_MAX_RUNNING[Priority.URGENT])
         self.id = lane
         self.hold_reason: str | None = None
         self._max_under_way = max_under_way
         self._tokens: dict[Quota, TokenQueue[Work]] = {
-            quota: TokenQueue(Pacer(ceiling_per_s=rates_per_s[quota], now=now)) for quota in Quota
+            quota: TokenQueue(Pacer(ceiling_per_s=rates_per_s[quota], owned_since=owned_since)) for quota in Quota
         }
+        self._owned_since = owned_since
         self._under_way = 0
         self._preparing: set[Work] = set()  # under way, and not waited for anything yet
         self._waiting: dict[str, Work] = {}
@@ -155,7 +160,14 @@ class Lane:
     # -- what comes in
 
     def add(self, command: Command, delivery: Delivery, now: float) -> None:
-        """Queue a command: on its own, joined to the one that waits for the same group, or after the one that runs."""
+        """Queue a command: on its own, joined to the one that waits for the same group, or after the one that runs.
+
+        Where its record says that the lane was somebody else's for a while, that owner's last calls are allowed for.
+        """
+        if delivery.owned_since > self._owned_since:
+            self._owned_since = delivery.owned_since
+            for tokens in self._all_tokens:
+                tokens.pacer.taken_over(self._owned_since)
         name = command.log_group.name
         if (running := self._running.get(name)) is not None:
             self.promote(running, command.priority)
@@ -300,11 +312,6 @@ class Lane:
     def throttled(self, quota: Quota, now: float) -> None:
         """AWS refused a call for its rate."""
         self._tokens[quota].pacer.throttled(now)
-
-    def start_empty(self, now: float) -> None:
-        """Begin again without tokens, after the lane may have had another owner."""
-        for tokens in self._tokens.values():
-            tokens.pacer.start_empty(now)
 
     def settles_at(self, now: float) -> float:
         """When all paces will be as those of a new lane."""

@@ -10,6 +10,7 @@ finished above it, those offsets are committed with the position, as the text th
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from typing import Final
 
@@ -29,12 +30,24 @@ class Progress:
 class OffsetLedger:
     """The incomplete offsets of one assignment: those actually seen, so that gaps (compaction, transactions) cost nothing.
 
-    `committed` is what a former owner left; where it is not known yet, `adopt` it later.
+    `committed` is what a former owner left; where it is not known yet, `adopt` it later. `owned_since` is since when the partition has
+    been ours without a break, in this assignment and those before (monotonic seconds).
     """
 
-    __slots__ = ("_adopted", "_adopted_at", "_finished", "_first", "_in_order", "_next", "_open", "is_open")
+    __slots__ = (
+        "_adopted",
+        "_adopted_at",
+        "_finished",
+        "_first",
+        "_in_order",
+        "_next",
+        "_open",
+        "is_open",
+        "owned_since",
+    )
 
-    def __init__(self, committed: Progress | None = None) -> None:
+    def __init__(self, committed: Progress | None = None, *, owned_since: float = 0.0) -> None:
+        self.owned_since = owned_since
         self._in_order: deque[int] = deque()  # seen, from the position on
         self._finished: set[int] = set()  # of those
         self._adopted: deque[int] = deque()  # finished by a former owner and not seen yet, ascending
@@ -151,17 +164,25 @@ class Delivery:
     offset: int
     is_new: bool = True
 
+    @property
+    def owned_since(self) -> float:
+        """Since when nobody else has called for the lanes of its partition (monotonic seconds)."""
+        return self.ledger.owned_since
+
     def finish(self) -> None:
         self.ledger.finish(self.offset)
 
 
-_NOBODYS: Final = OffsetLedger()  # shared: an empty one takes 2 kB
-_NOBODYS.close()
+def untracked(*, owned_since: float = 0.0) -> Delivery:
+    """For work that no record asks for, in a lane that is known as ours, or ours since then: finishing it changes nothing."""
+    return Delivery(_nobodys(owned_since), 0)
 
 
-def untracked() -> Delivery:
-    """For work that no record asks for: finishing it changes nothing."""
-    return Delivery(_NOBODYS, 0)
+@lru_cache
+def _nobodys(owned_since: float) -> OffsetLedger:
+    ledger = OffsetLedger(owned_since=owned_since)  # an empty one takes 2 kB
+    ledger.close()
+    return ledger
 
 
 def write_finished(position: int, finished: Iterable[int]) -> str:

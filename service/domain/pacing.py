@@ -28,12 +28,13 @@ class Pacer:
 
     __slots__ = ("_due", "_rate", "_rate_at", "ceiling_per_s", "throttled_at")
 
-    def __init__(self, *, ceiling_per_s: float, now: float) -> None:
+    def __init__(self, *, ceiling_per_s: float, owned_since: float) -> None:
         self.ceiling_per_s = ceiling_per_s
         self.throttled_at: float | None = None
         self._rate = ceiling_per_s
-        self._rate_at = now
-        self._due = now + 1 / ceiling_per_s  # starts empty: a former owner may have called a moment ago
+        self._rate_at = owned_since
+        self._due = 0.0
+        self.taken_over(owned_since)
 
     def rate(self, now: float) -> float:
         """The calls a second allowed at this moment."""
@@ -49,9 +50,9 @@ class Pacer:
         interval = 1 / self.rate(now)
         self._due = max(self._due, now - _CATCH_UP * interval) + interval
 
-    def start_empty(self, now: float) -> None:
-        """Begin again after the lane may have had another owner."""
-        self._due = max(self._due, now + 1 / self.rate(now))
+    def taken_over(self, owned_since: float) -> None:
+        """Begin without a token at that moment: a former owner may have called right before."""
+        self._due = max(self._due, owned_since + 1 / self.rate(owned_since))
 
     def throttled(self, now: float) -> None:
         """AWS refused a call for its rate: halve ours, at most once a second."""

@@ -28,6 +28,8 @@ _SHARE: Final = 0.75
 class Schedule:
     """Lanes by account and Region, made when first asked for and forgotten when idle, so that bad input cannot pile them up.
 
+    `new_lane` takes since when a lane is ours, in monotonic seconds.
+
     `max_under_way` bounds the commands under way at once in all lanes, not counting those that wait. One Region takes three quarters of
     that at most, unless it is the only one.
     """
@@ -64,7 +66,7 @@ class Schedule:
         lane_id = command.log_group.lane
         lane = self._lanes.get(lane_id)
         if lane is None:
-            lane = self._lanes[lane_id] = self._new_lane(lane_id, now)
+            lane = self._lanes[lane_id] = self._new_lane(lane_id, delivery.owned_since)
             self._lanes_in[lane_id.region] += 1
         lane.add(command, delivery, now)
         self._place(lane, now)
@@ -160,13 +162,12 @@ class Schedule:
     def drop(self, now: float) -> list[Work]:
         """Forget what waits, and return the commands that wait for tokens: whoever works them is to give up and finish them.
 
-        What is under way goes on. Lanes begin again without tokens, since they may have another owner meanwhile.
+        What is under way goes on. Lanes keep their pace, for those of their commands that come back to us.
         """
         given_up: list[Work] = []
         for lane in self._lanes.values():
             lane.drop_waiting()
             given_up += self.give_up_waits(lane)
-            lane.start_empty(now)
             self._place(lane, now)
         return given_up
 

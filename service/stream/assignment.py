@@ -12,11 +12,25 @@ from service.domain.status import PartitionStatus
 class Assignment:
     """What belongs together and ends together: once closed, nothing that is still under way for it changes anything.
 
-    Times are monotonic seconds.
+    Times are monotonic seconds. `before` is this member's last assignment, closed by now, and `generation` counts the rebalances of the
+    group: what it had in the one right before has been nobody else's.
     """
 
-    def __init__(self, partitions: Iterable[TopicPartition] = (), *, now: float = 0.0, epoch_ms: int = 0) -> None:
-        self.ledgers = {tp: OffsetLedger() for tp in partitions}
+    def __init__(
+        self,
+        partitions: Iterable[TopicPartition] = (),
+        *,
+        generation: int = 0,
+        before: "Assignment | None" = None,
+        now: float = 0.0,
+        epoch_ms: int = 0,
+    ) -> None:
+        self.generation = generation
+        kept: Mapping[TopicPartition, float] = (
+            before.owned_since if before is not None and before.generation == generation - 1 else {}
+        )
+        self.owned_since: dict[TopicPartition, float] = {tp: kept.get(tp, now) for tp in partitions}
+        self.ledgers = {tp: OffsetLedger(owned_since=since) for tp, since in self.owned_since.items()}
         self.committed: dict[TopicPartition, Progress] = {}
         self.begins: dict[
             TopicPartition, int

@@ -1,8 +1,9 @@
 """Commits of one group member: on a timer, with a time limit, and as the proof that the group still counts it as a member.
 
 - commit() of aiokafka never returns with the broker away: it has a time limit, and a failed one is repeated by the next.
-- In the classic protocol a broker counts an accepted commit as a heartbeat, and refuses one of a generation that is over. So where
-  nothing has moved for a while, what is committed already is committed again, for whoever has to know that the partitions are ours.
+- In the classic protocol a broker counts an accepted commit as a heartbeat, as it does a join, and refuses one of a generation that is
+  over. So where nothing has moved for a while, what is committed already is committed again, for whoever has to know that the
+  partitions are ours.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from service.stream.assignment import Assignment
 from service.stream.connection import Deadline
 
 PROOF_S: Final = 2.0  # how often membership is proven
+_NEVER: Final = float("-inf")
 _PROVING_S: Final = 3.0  # how long one that proves it may take: another follows it within the lease, and calls go on
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +49,8 @@ class Commits:
         self._membership = membership
         self._deadline = deadline
         self._lock = asyncio.Lock()
-        self._proven_at = float("-inf")
+        self._proven_at = _NEVER
+        self._given_up_at = _NEVER
 
     async def run(self, consumer: AIOKafkaConsumer) -> None:
         """Commit again and again, until cancelled."""
@@ -76,15 +79,23 @@ class Commits:
                 _log.warning("commit_failed", consumer=self._name, error=str(e) or type(e).__name__)
             else:
                 assignment.has_committed(progress, self._clock.now())
-                self._proven_at = sent_at
-                if self._membership is not None:
-                    self._membership.proven(sent_at)
+                self._proven(sent_at)
 
     def given_up(self) -> None:
         """The partitions may be somebody else's from here on."""
-        self._proven_at = float("-inf")
+        self._given_up_at = self._clock.now()
+        self._proven_at = _NEVER
         if self._membership is not None:
             self._membership.refuted()
+
+    def joined(self) -> None:
+        """The group has assigned us partitions: in answer to what was sent since the last ones were given up, we cannot tell when."""
+        self._proven(self._given_up_at)
+
+    def _proven(self, sent_at: float) -> None:
+        self._proven_at = sent_at
+        if self._membership is not None:
+            self._membership.proven(sent_at)
 
     async def adopt(self, consumer: AIOKafkaConsumer, assignment: Assignment) -> None:
         """Find out what former owners finished, and prove that the partitions are ours.

@@ -81,7 +81,8 @@ class Consumer:
     ) -> None:
         """What `passes_over` calls irrelevant is never handed to the handler, and finished at once.
 
-        `membership` is told when the group has confirmed that the partitions are ours; `deadline` is that of the whole stop.
+        `membership` is told when the group has confirmed that the partitions are ours, and they stay ours as far as can be when members
+        come and go; `deadline` is that of the whole stop.
         """
         self.name = name
         self._group = group
@@ -91,9 +92,10 @@ class Consumer:
         self._limits = limits
         self._clock = clock
         self._passes_over = passes_over
+        self._is_sticky = membership is not None
         self._deadline = deadline or Deadline()
         self._consumer: AIOKafkaConsumer | None = None
-        self._assignment = Assignment()
+        self._assignment = self._before = Assignment()
         self._adopting: asyncio.Task[None] | None = None
         self._commits = Commits(
             name=name,
@@ -200,6 +202,7 @@ class Consumer:
             rebalance_s=limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S,
             fetch_max_bytes=limits.fetch_max_bytes,
             fetch_max_wait_ms=limits.fetch_max_wait_ms,
+            is_sticky=self._is_sticky,
             deadline=self._deadline,
         )
 
@@ -291,25 +294,31 @@ class Consumer:
         """Finish what has started and commit it before anybody else owns the partitions; eager rebalancing takes them all."""
         self.is_joined = False
         await self._stop_adopting()
-        if not self._ledgers:
-            return
-        _log.info("partitions_revoked", consumer=self.name, partitions=len(self._ledgers), pending=self.pending)
-        await self._handler.drain(self._limits.rebalance_drain_s)
-        await self._commits.commit(consumer)
+        if self._ledgers:
+            _log.info("partitions_revoked", consumer=self.name, partitions=len(self._ledgers), pending=self.pending)
+            await self._handler.drain(self._limits.rebalance_drain_s)
+            await self._commits.commit(consumer)
+            self._before, self._assignment = self._assignment, Assignment()
+            self._before.close()
         self._commits.given_up()
-        ended, self._assignment = self._assignment, Assignment()
-        ended.close()
 
-    def assigned(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> None:
+    def assigned(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition], generation: int) -> None:
         """Take the partitions over. Nothing is waited for: no heartbeat is sent meanwhile, and getmany may return records already.
 
         They are handed over once it is known what former owners finished.
         """
-        self._assignment = Assignment(partitions, now=self._clock.now(), epoch_ms=self._clock.epoch_ms())
+        self._assignment = Assignment(
+            partitions,
+            generation=generation,
+            before=self._before,
+            now=self._clock.now(),
+            epoch_ms=self._clock.epoch_ms(),
+        )
         self.is_joined = True
         self.has_joined.set()
         _log.info("partitions_assigned", consumer=self.name, partitions=len(partitions))
         self._handler.restart()
+        self._commits.joined()
         self._adopting = asyncio.ensure_future(self._adopt(consumer, self._assignment))
 
     async def _adopt(self, consumer: AIOKafkaConsumer, assignment: Assignment) -> None:

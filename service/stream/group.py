@@ -4,6 +4,7 @@
 - What the rebalance listener raises would be swallowed: it is handed to the member.
 - rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
 - stop() does not call the listener, so drain and commit come first; and one that fails leaves connections open.
+- Its sticky assignor keeps what the member had as attributes of the class: each member has a class of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,14 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from service.stream.connection import Deadline, close_quietly
 
-# A member that no broker has heard of for so long is put out of its group; and after its last proof of membership it may rely on being
-# in it for a little less, so that a call that began before has ended before the next owner's begin.
+# A member that no broker has heard of for so long is put out of its group; and after its last proof of membership it begins calls for a
+# little less, so that nearly all have ended by then, and few have to be broken off.
 SESSION_S: Final = 10.0
 LEASE_S: Final = SESSION_S - 3.0
 # How soon a member hears of a rebalance: with aiokafka's 3 s, lanes that are already given up stand still for so long each time.
@@ -28,8 +32,8 @@ class Member(Protocol):
     async def revoked(self, consumer: AIOKafkaConsumer) -> None:
         """All partitions go to somebody else, once this returns."""
 
-    def assigned(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> None:
-        """These, and none else, are its own from here on."""
+    def assigned(self, consumer: AIOKafkaConsumer, partitions: set[TopicPartition], generation: int) -> None:
+        """These, and none else, are its own from here on: in this generation, one more with each rebalance of the group."""
 
     def fail(self, error: Exception) -> None:
         """What the other two raised."""
@@ -46,12 +50,14 @@ async def join(
     rebalance_s: float,
     fetch_max_bytes: int,
     fetch_max_wait_ms: int,
+    is_sticky: bool,
     deadline: Deadline,
 ) -> AIOKafkaConsumer:
     """A consumer that has joined; waits for the first assignment. Raises KafkaError, and OSError, when the broker is away.
 
     `rebalance_s` (seconds) is what a member may take to give its partitions up, `deadline` that of the whole stop; `fetch_max_bytes` is
-    what one answer of a broker may hold, an eighth of that from one partition.
+    what one answer of a broker may hold, an eighth of that from one partition. Where all members are sticky, as few partitions as can
+    be change hands in a rebalance; that takes the leader a second for some thousand partitions.
     """
     consumer = AIOKafkaConsumer(
         **arguments,
@@ -63,6 +69,7 @@ async def join(
         max_partition_fetch_bytes=fetch_max_bytes // 8,
         fetch_max_bytes=fetch_max_bytes,
         fetch_max_wait_ms=fetch_max_wait_ms,
+        partition_assignment_strategy=_assignors(is_sticky=is_sticky),
         rebalance_timeout_ms=round(rebalance_s * 1000),
         max_poll_interval_ms=round(rebalance_s * 2000),
     )
@@ -73,6 +80,13 @@ async def join(
         await close_quietly(f"consumer {name}", partial(leave, consumer), timeout_s=deadline.share_s())
         raise
     return consumer
+
+
+def _assignors(*, is_sticky: bool) -> tuple[type[AbstractPartitionAssignor], ...]:
+    """What a member can do, the best first: the group does what all its members can, those of an older release too."""
+    if not is_sticky:
+        return (RoundRobinPartitionAssignor,)
+    return (type("_OneMembersSticky", (StickyPartitionAssignor,), {}), RoundRobinPartitionAssignor)
 
 
 async def leave(consumer: AIOKafkaConsumer) -> None:
@@ -96,6 +110,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         try:
-            self._member.assigned(self._consumer, assigned)
+            self._member.assigned(self._consumer, assigned, self._consumer._coordinator.generation)  # noqa: SLF001
         except Exception as e:  # noqa: BLE001  reported, not swallowed
             self._member.fail(e)

@@ -386,7 +386,11 @@ async def test_an_owner_that_loses_only_its_coordinator_calls_no_more_when_the_n
     topic, group = unique_name("records"), unique_name("group")
     await apache_kafka.create_topics({topic: 1})
     limits = replace(LIMITS, session_s=6)
-    fence, first, second = Fence(clock=LoopClock(), lasts_s=6 - SESSION_S + LEASE_S), Collector(), Collector()
+    fence, first, second = (
+        Fence(clock=LoopClock(), lasts_s=6 - SESSION_S + LEASE_S, session_s=6),
+        Collector(),
+        Collector(),
+    )
     async with member(arguments, topic, group, first, limits=limits, membership=fence) as one:
         await until(fence.may_call)
         await asyncio.sleep(4)

@@ -172,7 +172,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.limits = mock.patch.object(lanes, "_MAX_RUNNING", tuple(MAX_RUNNING[priority] for priority in Priority))
         self.limits.start()
         self.now = 1000.0
-        self.lane = new_lane(now=self.now, max_under_way=max_under_way)
+        self.lane = new_lane(owned_since=self.now, max_under_way=max_under_way)
         self.model = Model(max_under_way)
         self.deliveries = Deliveries()
         self.dropped: set[int] = set()
@@ -313,7 +313,6 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.model.waiting.clear()
         self.model.dirty.clear()
         given_up = self.lane.give_up_waits()
-        self.lane.start_empty(self.now)
         assert {work.log_group.name for work in given_up} == set(self.model.doing(Doing.WAITING))
         for work in given_up:
             self.model.running[work.log_group.name].doing = Doing.GOING_ON

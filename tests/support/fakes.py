@@ -14,6 +14,7 @@ from service.domain.outcome import CallFailedError, FailureClass, Outcome
 from service.domain.pacing import Quota
 from service.domain.tenancy import Decision, Excluded, Owned
 from service.ports import LogGroupPage
+from tests.support.virtual_time import START_S
 
 LANE = Lane(AccountId("111122223333"), Region("eu-west-1"))
 OTHER_LANE = Lane(AccountId("444455556666"), Region("us-east-1"))
@@ -33,10 +34,18 @@ def key_of(lane: Lane = LANE) -> KeyArn:
     return KeyArn(f"arn:aws:kms:{lane.region}:{lane.account}:key/0d9ac4b8")
 
 
-def new_lane(lane: Lane = LANE, now: float = 1000.0, *, rate_per_s: float = 5.0, max_under_way: int = 16) -> lanes.Lane:
+def new_lane(
+    lane: Lane = LANE, owned_since: float = START_S, *, rate_per_s: float = 5.0, max_under_way: int = 16
+) -> lanes.Lane:
     """A lane of the domain, with AWS's quotas unless another rate of AssociateKmsKey is given."""
     rates_per_s = {Quota.ASSOCIATE: rate_per_s, Quota.TAGS: 5.0, Quota.DESCRIBE: 10.0}
-    return lanes.Lane(lane, rates_per_s=rates_per_s, max_under_way=max_under_way, now=now, crowd=lanes.Crowd(1000))
+    return lanes.Lane(
+        lane,
+        rates_per_s=rates_per_s,
+        max_under_way=max_under_way,
+        owned_since=owned_since,
+        crowd=lanes.Crowd(1000),
+    )
 
 
 def ensure(
@@ -66,11 +75,11 @@ def ensure(
 
 
 class Deliveries:
-    """Deliveries of one ledger, numbered from 0, that remembers how often each was finished."""
+    """Deliveries of one ledger, numbered from 0, that remembers how often each was finished. Its partition is ours since `owned_since`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, owned_since: float = START_S) -> None:
         self.finished: Counter[int] = Counter()
-        self._ledger = _CountingLedger(self.finished)
+        self._ledger = _CountingLedger(self.finished, owned_since)
         self._next = 0
 
     def next(self) -> Delivery:
@@ -87,8 +96,8 @@ class Deliveries:
 
 
 class _CountingLedger(OffsetLedger):
-    def __init__(self, finished: Counter[int]) -> None:
-        super().__init__()
+    def __init__(self, finished: Counter[int], owned_since: float) -> None:
+        super().__init__(owned_since=owned_since)
         self._counts = finished
 
     def finish(self, offset: int) -> None:

@@ -58,6 +58,7 @@ class Proofs:
 class Bench:
     def __init__(self, *, limits: ConsumerLimits = LIMITS) -> None:
         self.group = FakeGroup({A: 100, B: 100})
+        self.generation = 0
         self.client = self.group.client()
         self.handler, self.proofs, self.clock = Handler(), Proofs(), VirtualClock()
         self.member = Consumer(
@@ -71,8 +72,11 @@ class Bench:
             membership=self.proofs,
         )
 
-    def assign(self, *partitions: TopicPartition) -> None:
-        self.member.assigned(self.client, set(partitions))
+    async def assign(self, *partitions: TopicPartition) -> None:
+        """A rebalance as aiokafka does it."""
+        await self.member.revoked(self.client)
+        self.generation += 1
+        self.member.assigned(self.client, set(partitions), self.generation)
 
     async def read(self, tp: TopicPartition, *offsets: int) -> bool:
         records = [ConsumerRecord(tp.topic, tp.partition, at, 0, 0, b"k", b"v", None, 1, 1, ()) for at in offsets]
@@ -106,7 +110,7 @@ async def test_taking_partitions_over_is_not_waited_for_so_that_heartbeats_go_on
     bench.group.committed = {A: (10, write_finished(10, [11])), B: (7, "")}
     bench.group.answers.clear()
     before = bench.clock.now()
-    bench.assign(A, B)
+    await bench.assign(A, B)
     assert (bench.member.is_joined, bench.member.has_joined.is_set()) == (True, True)
     handing_over = asyncio.create_task(bench.read(A, 10, 11, 12))
     await asyncio.sleep(9)
@@ -123,11 +127,11 @@ async def test_taking_partitions_over_is_not_waited_for_so_that_heartbeats_go_on
 async def test_partitions_that_are_taken_away_before_that_is_known_hand_over_nothing():
     bench = Bench()
     bench.group.answers.clear()
-    bench.assign(A)
+    await bench.assign(A)
     handing_over = asyncio.create_task(bench.read(A, 0, 1))
     await asyncio.sleep(1)
     await bench.member.revoked(bench.client)
-    bench.assign(B)
+    await bench.assign(B)
     bench.group.answers.set()
     await asyncio.sleep(1)
     assert handing_over.result() is False
@@ -139,7 +143,7 @@ async def test_partitions_that_are_taken_away_before_that_is_known_hand_over_not
 @virtual_time
 async def test_once_partitions_are_being_given_up_nothing_more_of_them_is_handed_over():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
     assert await bench.read(A, 0)
     bench.handler.draining = asyncio.Event()
     revoking = asyncio.create_task(bench.member.revoked(bench.client))
@@ -156,7 +160,7 @@ async def test_once_partitions_are_being_given_up_nothing_more_of_them_is_handed
 async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while():
     bench = Bench()
     bench.group.answers.clear()
-    bench.assign(A)
+    await bench.assign(A)
     assert await bench.read(A, 0, 1)
     assert len(bench.handler.seen) == 2
     await bench.member._stop_adopting()
@@ -168,7 +172,7 @@ async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while():
 @virtual_time
 async def test_a_commit_that_is_not_answered_ends_and_the_next_one_makes_up_for_it():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
     async with bench.running():
         await bench.read(A, 0, 1, 2)
         bench.group.answers.clear()
@@ -189,7 +193,7 @@ async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and
     bench = Bench()
     bench.group.committed = {B: (7, "f1:7:1.1")}
     start = bench.clock.now()
-    bench.assign(A, B)
+    await bench.assign(A, B)
     async with bench.running():
         await asyncio.sleep(60)
     assert bench.proofs.proven_at[0] == start
@@ -203,7 +207,7 @@ async def test_membership_is_proven_when_partitions_are_taken_over_and_again_and
 @virtual_time
 async def test_a_proof_counts_from_when_it_was_asked_for():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
     await asyncio.sleep(0.5)
     bench.group.answers.clear()
     async with bench.running():
@@ -217,7 +221,7 @@ async def test_a_proof_counts_from_when_it_was_asked_for():
 @virtual_time
 async def test_one_proof_that_is_never_answered_keeps_no_call_back():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
     async with bench.running():
         await asyncio.sleep(4.5)
         bench.group.answers.clear()
@@ -234,12 +238,13 @@ def test_a_commit_that_the_group_refuses_refutes_it(refusal):
     @virtual_time
     async def test():
         bench = Bench()
-        bench.assign(A)
+        await bench.assign(A)
+        joined_at, refutations = bench.clock.now(), bench.proofs.refutations
         bench.group.refuses = refusal
         async with bench.running():
             await asyncio.sleep(5)
-        assert bench.proofs.refutations > 0
-        assert bench.proofs.proven_at == []
+        assert bench.proofs.refutations > refutations
+        assert bench.proofs.proven_at == [joined_at]
 
     test()
 
@@ -247,21 +252,55 @@ def test_a_commit_that_the_group_refuses_refutes_it(refusal):
 @virtual_time
 async def test_a_commit_that_fails_proves_nothing_either_way():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
+    before = (list(bench.proofs.proven_at), bench.proofs.refutations)
     bench.group.refuses = RequestTimedOutError()
     async with bench.running():
         await asyncio.sleep(5)
-    assert (bench.proofs.proven_at, bench.proofs.refutations) == ([], 0)
+    assert (bench.proofs.proven_at, bench.proofs.refutations) == before
 
 
 @virtual_time
 async def test_partitions_that_are_given_up_are_ours_no_longer():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
     await asyncio.sleep(1)
-    assert bench.proofs.refutations == 0
+    before = bench.proofs.refutations
     await bench.member.revoked(bench.client)
-    assert bench.proofs.refutations == 1
+    assert bench.proofs.refutations == before + 1
+
+
+@virtual_time
+async def test_a_join_proves_membership_from_when_the_last_partitions_were_given_up():
+    bench = Bench()
+    await bench.member.revoked(bench.client)
+    gave_up_at = bench.clock.now()
+    await asyncio.sleep(3)  # for others to give up theirs
+    bench.generation += 1
+    bench.member.assigned(bench.client, {A}, bench.generation)
+    assert bench.proofs.proven_at == [gave_up_at]
+    await bench.member._stop_adopting()
+
+
+@virtual_time
+async def test_a_partition_is_ours_since_it_was_first_assigned_through_rebalances_in_which_we_took_part():
+    bench = Bench()
+    start = bench.clock.now()
+
+    async def owned_since(*partitions: TopicPartition) -> dict[TopicPartition, float]:
+        await asyncio.sleep(10)
+        await bench.assign(*partitions)
+        return {tp: ledger.owned_since - start for tp, ledger in bench.member._ledgers.items()}
+
+    assert await owned_since(A) == {A: 10}
+    assert await owned_since(A, B) == {A: 10, B: 20}
+    assert await owned_since(A) == {A: 10}
+    assert await owned_since(A, B) == {A: 10, B: 40}, "it was somebody else's in between"
+    bench.generation += 1  # a rebalance without us
+    assert await owned_since(A, B) == {A: 50, B: 50}
+    assert await owned_since() == {}
+    assert await owned_since(A) == {A: 70}
+    await bench.member._stop_adopting()
 
 
 # -- lag
@@ -271,7 +310,7 @@ async def test_partitions_that_are_given_up_are_ours_no_longer():
 async def test_lag_is_from_the_committed_offset_to_the_end_also_of_what_is_held_back():
     bench = Bench()
     bench.group.begins[B] = 60
-    bench.assign(A, B)
+    await bench.assign(A, B)
     async with bench.running():
         await asyncio.sleep(1)
         assert bench.lags() == [100, 40], "of what nobody has committed yet from the beginning on"
@@ -288,7 +327,7 @@ async def test_lag_is_from_the_committed_offset_to_the_end_also_of_what_is_held_
 @virtual_time
 async def test_asking_for_the_ends_neither_hangs_nor_ends_with_the_broker_away():
     bench = Bench()
-    bench.assign(A)
+    await bench.assign(A)
     async with bench.running():
         await asyncio.sleep(1)
         bench.group.answers.clear()
@@ -304,7 +343,7 @@ async def test_asking_for_the_ends_neither_hangs_nor_ends_with_the_broker_away()
 async def test_a_partition_counts_as_unmoved_from_when_there_was_something_to_do():
     bench = Bench()
     bench.group.ends[A] = 0
-    bench.assign(A)
+    await bench.assign(A)
     async with bench.running():
         await asyncio.sleep(3600)
         assert bench.member.partitions()[0].unmoved_s == 0

@@ -682,7 +682,7 @@ async def test_what_fails_for_a_global_fault_during_a_drain_is_left_to_the_next_
 
 
 @virtual_time
-async def test_after_a_restart_work_goes_on_with_no_token_left_over():
+async def test_a_lane_that_was_another_owners_meanwhile_begins_with_no_token_left_over():
     async with Bench(latency_s=0).running() as bench:
         bench.submit("before")
         await asyncio.sleep(10)
@@ -690,6 +690,7 @@ async def test_after_a_restart_work_goes_on_with_no_token_left_over():
         await asyncio.sleep(14)  # a drain may take long, and the tokens are back by then
         restarted = now()
         bench.dispatcher.restart()
+        bench.deliveries = Deliveries(owned_since=restarted)
         for number in range(21):
             bench.submit(str(number))
         await bench.until_idle()
@@ -698,6 +699,23 @@ async def test_after_a_restart_work_goes_on_with_no_token_left_over():
         assert times[0] >= restarted + 1 / RATE  # the former owner may have called a moment ago
         assert busiest_second(times) <= RATE + 1
     assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_a_lane_that_stays_ours_in_a_rebalance_loses_only_the_time_that_it_takes():
+    async with Bench(latency_s=0).running() as bench:
+        for number in range(100):
+            bench.submit(str(number))
+        await asyncio.sleep(10)
+        await bench.dispatcher.drain(20)
+        await asyncio.sleep(0.05)
+        bench.dispatcher.restart()
+        for number in range(100, 200):
+            bench.submit(str(number))
+        await asyncio.sleep(10)
+        times = bench.log_groups.started(LANE)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert max(gaps) == pytest.approx(1 / RATE + 0.05)
 
 
 @virtual_time

@@ -15,17 +15,19 @@ from service.domain.schedule import Schedule
 from tests.support.fakes import Deliveries, ensure, new_lane
 from tests.support.virtual_time import START_S, VirtualClock, virtual_time
 
-LASTS_S = 7.0
+LASTS_S, SESSION_S = 7.0, 10.0
 
 
 class Bench:
     """A fenced dispatcher of one lane at 5 calls a second, each of which takes a tenth of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, latency_s: float = 0.1) -> None:
         self.clock = VirtualClock()
+        self.latency_s = latency_s
         self.calls: list[float] = []  # seconds since the start
+        self.broken_off: list[float] = []
         self.ended = 0
-        self.fence = Fence(clock=self.clock, lasts_s=LASTS_S)
+        self.fence = Fence(clock=self.clock, lasts_s=LASTS_S, session_s=SESSION_S)
         self.dispatcher = Dispatcher(
             schedule=Schedule(new_lane=new_lane, max_under_way=16),
             work=self._work,
@@ -39,7 +41,11 @@ class Bench:
     async def _work(self, command: EnsureCommand, turn: Turn) -> Held | None:
         async with turn.call(Quota.ASSOCIATE):
             self.calls.append(self.now)
-            await asyncio.sleep(0.1)
+            try:
+                await asyncio.sleep(self.latency_s)
+            except asyncio.CancelledError:
+                self.broken_off.append(self.now)
+                raise
         self.ended += 1
         return None
 
@@ -67,9 +73,7 @@ async def test_no_call_is_made_before_the_group_has_confirmed_whose_the_lanes_ar
         assert bench.calls == []
         bench.fence.proven(bench.clock.now())
         await asyncio.sleep(1)
-        assert bench.calls[0] == pytest.approx(60.2), (
-            "an interval later: whoever owned the lane may have called until now"
-        )
+        assert bench.calls[0] == 60
 
 
 @virtual_time
@@ -88,6 +92,43 @@ async def test_calls_end_when_no_proof_has_come_for_a_while_counted_from_when_it
 
 
 @virtual_time
+async def test_what_hangs_until_the_session_may_have_ended_is_broken_off_and_called_again_after_the_next_proof():
+    bench = Bench(latency_s=30.0)
+    async with bench.running(commands=1):
+        bench.fence.proven(bench.clock.now())
+        await asyncio.sleep(5)
+        bench.fence.proven(bench.clock.now())
+        await asyncio.sleep(9)
+        assert bench.broken_off == []
+        await asyncio.sleep(1)
+        assert bench.broken_off == [pytest.approx(5 + SESSION_S - 0.5)]
+        await asyncio.sleep(60)
+        assert bench.calls == [pytest.approx(0.2)]
+        bench.latency_s = 0.1
+        bench.fence.proven(bench.clock.now())
+        await asyncio.sleep(1)
+        assert (len(bench.calls), bench.ended) == (2, 1)
+
+
+@virtual_time
+async def test_a_refusal_breaks_off_what_is_under_way_and_a_drain_of_the_same_moment_ends_it():
+    for is_drained in (False, True):
+        bench = Bench(latency_s=30.0)
+        async with bench.running(commands=1):
+            bench.fence.proven(bench.clock.now())
+            await asyncio.sleep(1)
+            draining = asyncio.create_task(bench.dispatcher.drain(0)) if is_drained else None
+            await asyncio.sleep(0)
+            refuted_at = bench.now
+            bench.fence.refuted()
+            await asyncio.sleep(0.1)
+            assert bench.broken_off == [refuted_at]
+            assert len(bench.dispatcher.schedule) == 1
+            assert [lane.is_idle for lane in bench.dispatcher.schedule] == [is_drained]
+            assert draining is None or draining.done()
+
+
+@virtual_time
 async def test_they_go_on_by_themselves_after_the_next_proof():
     with capture_logs() as logs:
         async with Bench().running() as bench:
@@ -97,7 +138,7 @@ async def test_they_go_on_by_themselves_after_the_next_proof():
             bench.fence.proven(bench.clock.now())
             assert bench.fence.shut_s is None
             await asyncio.sleep(2)
-    assert len(bench.calls) - before == 10 - 1
+    assert len(bench.calls) - before == 2 * 5 + 1
     assert [log["event"] for log in logs] == ["calls_kept_back", "calls_resumed"]
 
 

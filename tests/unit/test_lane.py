@@ -19,7 +19,7 @@ AHEAD = 5  # commands that wait for AssociateKmsKey, or are on their way there, 
 
 def new_lane(max_under_way: int = 16) -> Lane:
     """A lane of 5 calls a second, whose first token is there at START."""
-    return fakes.new_lane(now=START - INTERVAL_S, max_under_way=max_under_way)
+    return fakes.new_lane(owned_since=START - INTERVAL_S, max_under_way=max_under_way)
 
 
 class Bench:
@@ -27,7 +27,7 @@ class Bench:
 
     def __init__(self, max_under_way: int = 16) -> None:
         self.lane = new_lane(max_under_way)
-        self.deliveries = Deliveries()
+        self.deliveries = Deliveries(owned_since=START - INTERVAL_S)
         self.now = START
         self.waits: set[Work] = set()
 
@@ -182,7 +182,7 @@ def test_a_command_that_goes_on_with_an_answer_does_so_even_if_that_makes_one_to
 
 def test_a_command_is_started_without_a_token_and_calls_with_one():
     bench = Bench()
-    lane = fakes.new_lane(now=START)
+    lane = fakes.new_lane(owned_since=START)
     lane.add(ensure(), bench.deliveries.next(), START)
     assert lane.ready_at() == 0.0
     work = lane.next(START)
@@ -494,13 +494,14 @@ def test_a_throttle_slows_the_quota_that_it_was_for_and_no_other():
     assert bench.now == START + 2 * INTERVAL_S
 
 
-def test_after_a_change_of_owner_no_quota_has_a_token():
+def test_where_a_record_says_that_the_lane_was_somebody_elses_no_quota_has_a_token():
     bench = Bench()
     bench.now = EARLY
     for quota in Quota:
         bench.add(quota.value)
         bench.wait(bench.next(), quota)
-    bench.lane.start_empty(START + 100)
+    bench.lane.add(ensure("first of the new assignment"), Deliveries(owned_since=START + 100).next(), START + 100)
+    assert bench.next().log_group.name == "first of the new assignment"
     at = bench.lane.ready_at()
     assert at == pytest.approx(START + 100 + 0.1), "a description"
     assert {(bench.next().log_group.name, round(bench.now - START, 3)) for _ in Quota} == {
@@ -731,7 +732,7 @@ def test_commands_that_wait_for_their_turn_in_a_lane_that_was_held_a_moment_ago_
 
 def test_no_more_are_taken_out_than_the_crowd_has_room_for():
     crowd = Crowd(limit=3)
-    lane = Lane(LANE, rates_per_s=dict.fromkeys(Quota, 5.0), max_under_way=16, now=START, crowd=crowd)
+    lane = Lane(LANE, rates_per_s=dict.fromkeys(Quota, 5.0), max_under_way=16, owned_since=START, crowd=crowd)
     deliveries = Deliveries()
     for name in "abcde":
         lane.add(ensure(name), deliveries.next(), START)
@@ -823,7 +824,7 @@ def test_what_waits_is_counted_by_urgency_and_by_age():
 
 
 def test_a_lane_may_be_as_fast_as_it_is_told():
-    lane = fakes.new_lane(now=START, rate_per_s=2.5)
+    lane = fakes.new_lane(owned_since=START, rate_per_s=2.5)
     lane.add(ensure(), Deliveries().next(), START)
     work = lane.next(START)
     assert work is not None
@@ -835,7 +836,8 @@ def test_lanes_that_share_a_crowd_start_few_commands_each_when_it_is_full():
     crowd = Crowd(5)
     rates_per_s = {Quota.ASSOCIATE: 5.0, Quota.TAGS: 5.0, Quota.DESCRIBE: 10.0}
     crowded = [
-        Lane(lane_number(n), rates_per_s=rates_per_s, max_under_way=16, now=START, crowd=crowd) for n in range(3)
+        Lane(lane_number(n), rates_per_s=rates_per_s, max_under_way=16, owned_since=START, crowd=crowd)
+        for n in range(3)
     ]
     deliveries = Deliveries()
     for lane in crowded:

@@ -29,19 +29,19 @@ def call_whenever_due(
 
 @pytest.mark.parametrize("rate", RATES)
 def test_a_pacer_starts_empty(rate: float):
-    assert Pacer(ceiling_per_s=rate, now=START).due == START + 1 / rate
+    assert Pacer(ceiling_per_s=rate, owned_since=START).due == START + 1 / rate
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_all_of_the_quota_is_used_while_work_waits(rate: float):
-    calls = call_whenever_due(Pacer(ceiling_per_s=rate, now=START), seconds=100)
+    calls = call_whenever_due(Pacer(ceiling_per_s=rate, owned_since=START), seconds=100)
     assert len(calls) >= math.floor(rate * 100) - 1
     assert busiest_second(calls) <= math.ceil(rate)
 
 
 @pytest.mark.parametrize("late_ms", [1, 5, 15])
 def test_timers_that_are_late_cost_less_than_a_percent(late_ms: int):
-    calls = call_whenever_due(Pacer(ceiling_per_s=5.0, now=START), seconds=600, late_s=late_ms / 1000)
+    calls = call_whenever_due(Pacer(ceiling_per_s=5.0, owned_since=START), seconds=600, late_s=late_ms / 1000)
     assert len(calls) >= 0.99 * 5 * 600
     assert busiest_second(calls) <= 6
 
@@ -53,7 +53,7 @@ def test_no_second_holds_more_than_one_call_above_the_rate_however_late_the_time
     rate: float, late_in_intervals: float, throttled: float
 ):
     for seed in range(5):
-        pacer = Pacer(ceiling_per_s=rate, now=START)
+        pacer = Pacer(ceiling_per_s=rate, owned_since=START)
         seconds = max(200 / rate, 5)
         calls = call_whenever_due(
             pacer, seconds=seconds, late_s=late_in_intervals / rate, throttled=throttled, seed=seed
@@ -63,7 +63,7 @@ def test_no_second_holds_more_than_one_call_above_the_rate_however_late_the_time
 
 
 def test_tokens_do_not_pile_up_while_nothing_is_called():
-    pacer = Pacer(ceiling_per_s=5.0, now=START)
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
     now = START + 3600
     pacer.take(now)
     assert pacer.due == pytest.approx(now + 0.1)  # half an interval is made up for
@@ -76,11 +76,11 @@ def test_each_quota_is_one_that_aws_counts_by_itself():
 
 
 def test_after_a_change_of_owner_a_pacer_begins_empty_and_never_earlier():
-    pacer = Pacer(ceiling_per_s=5.0, now=START)
-    pacer.start_empty(START + 100)
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
+    pacer.taken_over(START + 100)
     assert pacer.due == START + 100.2
     pacer.take(START + 100.2)
-    pacer.start_empty(START + 100.2)
+    pacer.taken_over(START + 100.2)
     assert pacer.due == pytest.approx(START + 100.4)
 
 
@@ -88,14 +88,14 @@ def test_after_a_change_of_owner_a_pacer_begins_empty_and_never_earlier():
 
 
 def test_a_throttle_halves_the_rate_and_puts_off_the_next_call():
-    pacer = Pacer(ceiling_per_s=5.0, now=START)
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
     pacer.throttled(START)
     assert pacer.rate(START) == 2.5
     assert pacer.due == START + 0.4
 
 
 def test_the_answers_to_calls_already_under_way_do_not_halve_it_again():
-    pacer = Pacer(ceiling_per_s=5.0, now=START)
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
     for ms in (0, 100, 500, 999):
         pacer.throttled(START + ms / 1000)
     assert pacer.rate(START) == 2.5
@@ -104,20 +104,20 @@ def test_the_answers_to_calls_already_under_way_do_not_halve_it_again():
 
 
 def test_the_rate_recovers_steadily_to_its_ceiling_and_no_higher():
-    pacer = Pacer(ceiling_per_s=5.0, now=START)
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
     pacer.throttled(START)
     assert [pacer.rate(START + s) for s in (0, 1, 2, 5, 6, 3600)] == pytest.approx([2.5, 3.0, 3.5, 5.0, 5.0, 5.0])
     assert pacer.settles_at(START) == pytest.approx(START + 5)
 
 
 def test_a_slow_pacer_settles_when_its_next_token_is_there():
-    pacer = Pacer(ceiling_per_s=0.01, now=START)
+    pacer = Pacer(ceiling_per_s=0.01, owned_since=START)
     assert pacer.settles_at(START) == pacer.due == START + 100
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_a_lane_that_is_throttled_at_every_call_still_calls_and_is_soon_back(rate: float):
-    pacer = Pacer(ceiling_per_s=rate, now=START)
+    pacer = Pacer(ceiling_per_s=rate, owned_since=START)
     now = START
     for _ in range(200):
         now = max(pacer.due, now + 1.0)
@@ -129,7 +129,7 @@ def test_a_lane_that_is_throttled_at_every_call_still_calls_and_is_soon_back(rat
 
 
 def test_a_pacer_that_has_settled_is_as_a_new_one():
-    pacer = Pacer(ceiling_per_s=5.0, now=START)
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
     pacer.take(START + 0.2)
     pacer.throttled(START + 0.2)
     at = pacer.settles_at(START + 0.2)

@@ -16,8 +16,8 @@ NOTHING = dict.fromkeys(Priority, 0)
 URGENT, RETRY, SWEEP = Priority
 
 
-def new_lane(lane: log_group.Lane = LANE, now: float = START) -> Lane:
-    return fakes.new_lane(lane, now)
+def new_lane(lane: log_group.Lane = LANE, owned_since: float = START) -> Lane:
+    return fakes.new_lane(lane, owned_since)
 
 
 def add(lane: Lane, *names: str, trigger: Trigger = Trigger.CREATED, at: float = START, deferrals: int = 0) -> None:

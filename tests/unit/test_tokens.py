@@ -9,7 +9,7 @@ INTERVAL_S = 0.2
 
 def new_queue() -> TokenQueue[str]:
     """A queue for 5 tokens a second, the first of them at START."""
-    return TokenQueue(Pacer(ceiling_per_s=5.0, now=START - INTERVAL_S))
+    return TokenQueue(Pacer(ceiling_per_s=5.0, owned_since=START - INTERVAL_S))
 
 
 def take_all(queue: TokenQueue[str]) -> list[tuple[str, float]]:
@@ -103,7 +103,7 @@ def test_all_can_be_forgotten_in_the_order_of_their_coming():
 
 
 def test_those_who_are_neither_ordered_nor_equal_can_wait_at_one_rank():
-    queue: TokenQueue[object] = TokenQueue(Pacer(ceiling_per_s=5.0, now=START))
+    queue: TokenQueue[object] = TokenQueue(Pacer(ceiling_per_s=5.0, owned_since=START))
     everybody = [object() for _ in range(5)]
     for who in everybody:
         queue.add(who, rank=1.0)
