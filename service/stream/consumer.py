@@ -92,7 +92,7 @@ class Consumer:
         self._limits = limits
         self._clock = clock
         self._passes_over = passes_over
-        self._is_sticky = membership is not None
+        self._owns_lanes = membership is not None
         self._deadline = deadline or Deadline()
         self._consumer: AIOKafkaConsumer | None = None
         self._assignment = self._before = Assignment()
@@ -202,7 +202,7 @@ class Consumer:
             rebalance_s=limits.rebalance_drain_s + limits.commit_timeout_s + _REBALANCE_MARGIN_S,
             fetch_max_bytes=limits.fetch_max_bytes,
             fetch_max_wait_ms=limits.fetch_max_wait_ms,
-            is_sticky=self._is_sticky,
+            owns_lanes=self._owns_lanes,
             deadline=self._deadline,
         )
 

@@ -4,7 +4,10 @@
 - What the rebalance listener raises would be swallowed: it is handed to the member.
 - rebalance_timeout_ms is what a drain may take; its default, the session timeout, would evict us.
 - stop() does not call the listener, so drain and commit come first; and one that fails leaves connections open.
+- A broker answers the requests of a connection in order, and a fetch that was given up is still held there for fetch_max_wait_ms: the
+  first fetch of new partitions would wait behind it.
 - Its sticky assignor keeps what the member had as attributes of the class: each member has a class of its own.
+- It sends a join for each assignor, with those before it, so that each rebalance is several: there is only one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +15,8 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -22,8 +27,10 @@ from service.stream.connection import Deadline, close_quietly
 # little less, so that nearly all have ended by then, and few have to be broken off.
 SESSION_S: Final = 10.0
 LEASE_S: Final = SESSION_S - 3.0
-# How soon a member hears of a rebalance: with aiokafka's 3 s, lanes that are already given up stand still for so long each time.
-_HEARTBEAT_MS: Final = 500
+# How soon a member hears of a rebalance: lanes that others have given up already stand still until then. Of those without lanes nobody
+# waits for anything; aiokafka's 3 s would make a rebalance of them as long.
+_HEARTBEAT_MS: Final = 1000
+_HEARTBEAT_OF_LANES_MS: Final = 200
 
 
 class Member(Protocol):
@@ -50,14 +57,14 @@ async def join(
     rebalance_s: float,
     fetch_max_bytes: int,
     fetch_max_wait_ms: int,
-    is_sticky: bool,
+    owns_lanes: bool,
     deadline: Deadline,
 ) -> AIOKafkaConsumer:
     """A consumer that has joined; waits for the first assignment. Raises KafkaError, and OSError, when the broker is away.
 
     `rebalance_s` (seconds) is what a member may take to give its partitions up, `deadline` that of the whole stop; `fetch_max_bytes` is
-    what one answer of a broker may hold, an eighth of that from one partition. Where all members are sticky, as few partitions as can
-    be change hands in a rebalance; that takes the leader a second for some thousand partitions.
+    what one answer of a broker may hold, an eighth of that from one partition. Where members own lanes, as few partitions as can be change
+    hands in a rebalance, and it is over sooner; that takes the leader a second for some thousand partitions.
     """
     consumer = AIOKafkaConsumer(
         **arguments,
@@ -65,11 +72,11 @@ async def join(
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         session_timeout_ms=round(session_s * 1000),
-        heartbeat_interval_ms=_HEARTBEAT_MS,
+        heartbeat_interval_ms=_HEARTBEAT_OF_LANES_MS if owns_lanes else _HEARTBEAT_MS,
         max_partition_fetch_bytes=fetch_max_bytes // 8,
         fetch_max_bytes=fetch_max_bytes,
         fetch_max_wait_ms=fetch_max_wait_ms,
-        partition_assignment_strategy=_assignors(is_sticky=is_sticky),
+        partition_assignment_strategy=[_sticky() if owns_lanes else RoundRobinPartitionAssignor],
         rebalance_timeout_ms=round(rebalance_s * 1000),
         max_poll_interval_ms=round(rebalance_s * 2000),
     )
@@ -82,11 +89,13 @@ async def join(
     return consumer
 
 
-def _assignors(*, is_sticky: bool) -> tuple[type[AbstractPartitionAssignor], ...]:
-    """What a member can do, the best first: the group does what all its members can, those of an older release too."""
-    if not is_sticky:
-        return (RoundRobinPartitionAssignor,)
-    return (type("_OneMembersSticky", (StickyPartitionAssignor,), {}), RoundRobinPartitionAssignor)
+def _sticky() -> type[AbstractPartitionAssignor]:
+    """Under the name of round robin, which an older release has: its members must be able to be in the group too."""
+
+    class OneMembers(StickyPartitionAssignor):  # type: ignore[misc]
+        name = RoundRobinPartitionAssignor.name
+
+    return OneMembers
 
 
 async def leave(consumer: AIOKafkaConsumer) -> None:
@@ -95,6 +104,12 @@ async def leave(consumer: AIOKafkaConsumer) -> None:
         await consumer.stop()
     finally:
         await consumer._client.close()  # noqa: SLF001  which a stop() that fails leaves open
+
+
+def _end_given_up_fetches(consumer: AIOKafkaConsumer) -> None:
+    for (_, use), connection in list(consumer._client._conns.items()):  # noqa: SLF001
+        if use == ConnectionGroup.DEFAULT and connection._requests:  # noqa: SLF001
+            connection.close(reason=CloseReason.SHUTDOWN)  # the next request opens another
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -109,6 +124,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
             self._member.fail(e)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        _end_given_up_fetches(self._consumer)
         try:
             self._member.assigned(self._consumer, assigned, self._consumer._coordinator.generation)  # noqa: SLF001
         except Exception as e:  # noqa: BLE001  reported, not swallowed

@@ -375,7 +375,7 @@ async def test_a_slow_look_at_what_former_owners_did_evicts_nobody(apache_kafka,
         await until(lambda: len(handler.seen) == 100)
         await until(lambda: all(p.committed == p.position for p in consumer.partitions()))
         assert handler.drained == [], "no partition was taken away meanwhile"
-        assert proofs.refuted_times == 0
+        assert proofs.refuted_times == 1, "before it joined"
 
 
 @pytest.mark.apache_kafka
@@ -407,6 +407,50 @@ async def test_an_owner_that_loses_only_its_coordinator_calls_no_more_when_the_n
             coordinator._send_req = send
             assert len(two.partitions()) == 1
         await until(fence.may_call, 60)  # it goes on by itself once the partition is its own again
+
+
+@pytest.mark.apache_kafka
+async def test_lanes_stay_with_their_owner_as_far_as_can_be_when_members_come_and_go(apache_kafka, unique_name):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 12})
+
+    def owned_since(consumer):
+        return {tp: ledger.owned_since for tp, ledger in consumer._assignment.ledgers.items()}
+
+    async with member(arguments, topic, group, Collector(), membership=Proofs()) as one:
+        await until(lambda: len(one.partitions()) == 12)
+        alone = owned_since(one)
+        async with member(arguments, topic, group, Collector(), membership=Proofs()) as two:
+            await until(lambda: len(one.partitions()) == len(two.partitions()) == 6)
+            shared, others = owned_since(one), owned_since(two)
+            assert shared.items() <= alone.items(), "all that it has now it has had since it was alone"
+            assert min(others.values()) > max(alone.values())
+            async with member(arguments, topic, group, Collector(), membership=Proofs()) as three:
+                await until(lambda: len(three.partitions()) == 4)
+                assert owned_since(one).items() <= shared.items()
+                assert owned_since(two).items() <= others.items()
+
+
+@pytest.mark.apache_kafka
+async def test_partitions_that_change_hands_are_fetched_at_once_though_the_broker_holds_the_last_fetch(
+    apache_kafka, unique_name
+):
+    arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
+    topic, group = unique_name("records"), unique_name("group")
+    await apache_kafka.create_topics({topic: 2})
+    held_s = 20.0
+    limits = replace(LIMITS, fetch_max_wait_ms=round(held_s * 1000))
+    first = Collector()
+    async with member(arguments, topic, group, first, limits=limits) as one:
+        async with member(arguments, topic, group, Collector(), limits=limits) as two:
+            await until(lambda: len(one.partitions()) == len(two.partitions()) == 1)
+            await asyncio.sleep(1)  # both wait at the broker
+            [moving] = two.partitions()
+        await until(lambda: len(one.partitions()) == 2)
+        async with asyncio.timeout(held_s / 2), AIOKafkaProducer(**arguments) as producer:
+            await producer.send_and_wait(topic, b"moved", partition=moving.partition)
+            await until(lambda: first.seen)
 
 
 @pytest.mark.apache_kafka
