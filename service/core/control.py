@@ -1,6 +1,6 @@
-"""Pause and resume of the whole service: an operator's word, written to Kafka, and followed by every replica.
+"""Pause and resume of the whole service: written to the control topic, and followed by every replica.
 
-Only what comes back over the topic counts, also for the replica that wrote it: the order of the log is the order of the words. A
+A change takes effect when it is read back from the topic, also on the replica that wrote it, so that all replicas see one order. A
 paused replica goes on reading, answering and taking requests; it starts nothing and calls nobody.
 """
 
@@ -132,8 +132,7 @@ class Control:
     async def pause(self, *, by: str, reason: str) -> Paused:
         """Pause the service, all replicas; returns once Kafka has acknowledged it.
 
-        A pause in force stays as old as it is. Who made it may give another reason, or the same again; anybody else is refused, as they
-        would lose theirs with its end. Raises InvalidReasonError, PausedByAnotherError, and NotAcknowledgedError after `ack_timeout_s`.
+        A pause in force keeps its age. Its author may change the reason; others are refused, since one resume would end both. Raises InvalidReasonError, PausedByAnotherError, and NotAcknowledgedError after `ack_timeout_s`.
         A pause that is cancelled may be in force all the same.
         """
         pause = Paused.of(by=by, at_ms=self._clock.epoch_ms(), reason=reason)

@@ -54,8 +54,8 @@ class Turn:
     def call(self, quota: Quota) -> AbstractAsyncContextManager[None]:
         """Wait for a token, to spend on the one call that is made in this context; a throttle of it slows the lane down.
 
-        Raises GivenUpError when the dispatcher drains meanwhile, and StartOverError when the lane is held or the dispatcher suspended:
-        that may take hours, and what was found out for this call would be as old. Otherwise it takes as long as a few calls.
+        Raises GivenUpError when the dispatcher drains meanwhile, and StartOverError when the lane is held, the dispatcher suspended or the
+        call broken off: by the time of another try, what the caller has learned would be stale. Waits for a few calls at most otherwise.
         """
         return _Call(self, quota)
 
@@ -120,9 +120,9 @@ class Dispatcher:
 
     `may_call` is asked before anything is started; once it is False, it takes a `resume(FENCED)` to go on.
 
-    `work`, `sweep` for a page of a sweep and `verify` for a second look return None when all that follows is durable, or Held. What
-    has waited `hold_at_most_s` in a lane that is held is not put back for ever: `postpone` returns when it waits elsewhere, durably, and
-    lets go of its records. Anything they raise is a bug and ends `run`, and with it the process, with nothing finished that was not
+    `work`, `sweep` for a page of a sweep and `verify` for a second look return None when all that follows is durable, or Held. A command
+    older than `hold_at_most_s` in a held lane goes to `postpone`, which returns once it is durable on a retry topic; then its records
+    are finished. Anything else that they raise is a bug and ends `run`, and with it the process, with nothing finished that was not
     done. Times are in seconds of the clock, which must be the event loop's own.
     """
 

@@ -1,9 +1,8 @@
-"""Keeps an owner from calling that may have been replaced: who does not hear from the group makes no calls.
+"""Fencing: a replica that can no longer prove its group membership stops calling AWS, because its partitions may have a new owner.
 
-A member that loses its coordinator, and nothing else, could go on for ever with what it has, while the group has long given its
-partitions to another: two would spend a lane's quota, and call for one group at once. So each proof of membership is good for a while,
-shorter than the time after which the group puts a silent member out, and counts from when it was asked for. What hangs until right
-before that time is broken off.
+A member that loses only its coordinator would go on for ever with the records it has, while the group has given its partitions to
+another: two would spend a lane's quota, and call for one log group at once. So each proof of membership is a lease: it counts from when
+the proof was asked for, and ends before the group evicts a silent member. Calls that still hang right before that are broken off.
 """
 
 import asyncio

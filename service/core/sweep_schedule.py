@@ -90,8 +90,8 @@ class SweepSchedule:
             is_known = before is not None and last is not None and last.keys == _digest(before)
             changed = _changed(before, keys) if is_known and before is not None else None
             sweeps = [(tenant, lanes) for tenant, lanes in await self._concerned(changed) if lanes]
-            # The last one says that the change is seen to, once all of it is asked for; where only a tenant is gone, it has no lanes.
-            # Those before it say what had been seen to before: where the next is not asked for, it is known what still has to be.
+            # Only the last sweep carries the new digest, so that a crash half-way leaves the old one and the re-key is repeated. Where a
+            # tenant was only removed, that sweep has no lanes.
             *others, last_one = sweeps or [(None, {})]
             for tenant, lanes in others:
                 await self._sweeps.ask(lanes, tenant=tenant, caller=REKEY_CALLER, keys=last.keys if last else "")

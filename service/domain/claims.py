@@ -53,7 +53,7 @@ class Feature:
     is_backwards: bool = False
 
     def of_claim(self, claim: Claim) -> frozenset[str]:
-        """Texts of which that of every group that the claim matches starts with one."""
+        """Prefixes: each group that the claim matches has a text that starts with one of them."""
         conditions = claim.conditions
         patterns = conditions.names if self.tag is None else conditions.tags.get(self.tag)
         if patterns is None:
@@ -102,7 +102,7 @@ class ClaimIndex:
 
 
 def by_start(feature: Feature, claims: Iterable[Claim]) -> dict[str, list[Claim]]:
-    """Claims by the texts that a group's starts with if they match, each under every one of its own."""
+    """Claims by prefix: each is listed under every prefix with which a group that it matches may start."""
     buckets: dict[str, list[Claim]] = defaultdict(list)
     for claim in claims:
         for start in feature.of_claim(claim):

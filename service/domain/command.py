@@ -15,11 +15,9 @@ from typing import Any, Final, TypeGuard
 from service.domain.log_group import InvalidIdentityError, LogGroup, TenantId, account_id, region_name
 
 _WIRE_VERSION: Final = 1
-_MAX_BYTES: Final = (
-    512 * 1024
-)  # half of what a broker takes: whatever we write of a command has to fit, headers and all
-# On a command that is written: 10 kB of them. Repeated requests for a group that stays deferred gather on it, and to each of them each
-# deferral is told.
+# Half of what a broker takes: whatever we write of a command has to fit, headers and all.
+_MAX_BYTES: Final = 512 * 1024
+# On a command that is written: 10 kB of them. Requests accumulate on a command that stays deferred, and each deferral answers every one.
 MAX_REQUEST_IDS: Final = 300
 MAX_CALLER_LENGTH: Final = 256  # characters: an assumed role's ARN and a tool's name; it goes into a log line
 _INTEGER_LIMIT: Final = 2**63  # Kafka's own offsets and times are of 64 bits
@@ -138,7 +136,7 @@ class EnsureCommand:
     def to_bytes(self) -> bytes:
         """The command as JSON, small: fields at their default are left out, and so are requests beyond MAX_REQUEST_IDS.
 
-        Whoever writes it tells those what has become of it by now, which is all that they hear.
+        The writer answers those with the present outcome; they get no later one.
         """
         body: dict[str, Any] = {
             "v": _WIRE_VERSION,

@@ -24,8 +24,8 @@ class Globs:
     """Alternative patterns for a whole text: `*` is any run of characters, `/` too; `?` is any one; `[ab]`, `[!ab]` a choice.
 
     Case counts. A plain text or a plain prefix, which is what most patterns are, never becomes a regular expression: that makes
-    ten thousand tenants quick to load. In what `translate` makes of the others no `*` gives back what it took. Every match, with END after it, starts with one of the `heads`; read backwards, and then
-    with END, with one of the `tails`.
+    ten thousand tenants quick to load; the regular expressions of the others do not backtrack. Every text that matches starts, with END
+    after it, with one of the `heads`, and reversed, with END after that, with one of the `tails`.
     """
 
     __slots__ = ("_others", "_prefixes", "heads", "patterns", "plain", "tails")

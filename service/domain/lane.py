@@ -23,13 +23,10 @@ from service.domain.tokens import TokenQueue
 
 # Whoever has waited longest beyond the patience of their class goes first: a sweep that waits five minutes is as urgent as an event
 # of this moment, so nothing starves.
-PATIENCE_S: Final = (
-    0.0,
-    30.0,
-    300.0,
-)  # by Priority; tuples and no dicts, since an enum hashes slowly and this is asked at every call
-# But ten thousand that have lost their patience together must not keep an event waiting for as long as they all take: of a class,
-# one in so many calls is as urgent as that, and at least half of the calls are for the urgent.
+# By Priority; a tuple and no dict, since an enum hashes slowly and this is asked at every call.
+PATIENCE_S: Final = 0.0, 30.0, 300.0
+# But a large backlog of aged commands must not block events: of each class at most one call in so many is as urgent as an event, so
+# that at least half of the calls are for the urgent.
 SPACING: Final = {Priority.RETRY: 3, Priority.SWEEP: 6}
 # What a class was served beyond that, while nobody else wanted to call, is held against it for so long at most.
 MAX_DEBT_S: Final = 60.0
@@ -42,9 +39,8 @@ _AHEAD: Final = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
 # places are kept for who is urgent: calls that hang may take those of sweeps for minutes.
 _MAX_RUNNING: Final = (256, 192, 192)  # by Priority
 
-_IN_A_CROWD: Final = (
-    2  # that a lane may start however many others have: one that calls, and one that is ready for the next token
-)
+# Commands that a lane may start even when the limit of the replica is reached: one that calls, and one that is ready for the next token.
+_IN_A_CROWD: Final = 2
 _NEVER: Final = float("inf")
 # Of a lane that is held too long, after each hold, which is a minute at most: AWS lets 600 log groups a minute be made.
 _POSTPONED_AT_ONCE: Final = 1000

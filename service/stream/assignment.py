@@ -76,7 +76,7 @@ class Assignment:
         }
 
     def standing(self) -> dict[TopicPartition, Progress]:
-        """One partition and what may be committed of it though it has not moved: no more than what is. Empty if that is not known."""
+        """One partition and its committed position, to commit again as a heartbeat. Empty if none is known."""
         for tp, ledger in self.ledgers.items():
             known = ledger.progress or self.committed.get(tp)
             if known is None and tp in self.begins:

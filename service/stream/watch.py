@@ -59,8 +59,8 @@ class Watch:
     async def stalls(self, consumer: AIOKafkaConsumer) -> None:
         """Raise FetchStalledError when records are there and do not come; not while the broker is away, since no restart would help.
 
-        It takes two looks in a row at the same place: what we held back ourselves until a moment ago, and what a broker has not been asked
-        for again since it came back, looks the same at one.
+        Only two checks in a row at the same position count: at one, a partition that was held back until a moment ago looks the same, and
+        so does one whose broker has just come back.
         """
         suspected: dict[TopicPartition, int] = {}
         while True:
