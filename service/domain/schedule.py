@@ -5,7 +5,6 @@ rest lie in a heap by the time at which they may. Nothing here polls: `next` and
 """
 
 import heapq
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -20,9 +19,10 @@ from service.domain.sweep import Command
 
 _IDLE_S = 60.0  # an idle lane is kept this long after its pace is back to normal: bursts come in pairs
 _NOW = float("-inf")  # the place of a lane in the turn queue
-# Of all places, what one Region may take while lanes of others are known: where AWS does not answer, every call keeps its place until
-# it times out, and soon they would have them all.
-_SHARE: Final = 0.75
+# Where AWS does not answer, every call keeps its place until it times out, and soon such Regions would have them all. So while lanes of
+# others are known, a Region may have three times as many places as are free (Choudhury and Hahne's dynamic threshold), or else an equal
+# share: three quarters of all where one is sick, fewer each where several are, and always some are left.
+_PER_FREE_PLACE: Final = 3
 
 
 class Schedule:
@@ -30,14 +30,13 @@ class Schedule:
 
     `new_lane` takes since when a lane is ours, in monotonic seconds.
 
-    `max_under_way` bounds the commands under way at once in all lanes, not counting those that wait. One Region takes three quarters of
-    that at most, unless it is the only one.
+    `max_under_way` bounds the commands under way at once in all lanes, not counting those that wait. No Region takes all of that, nor do
+    several together, unless it is the only one.
     """
 
     def __init__(self, *, new_lane: Callable[[log_group.Lane, float], Lane], max_under_way: int) -> None:
         self._new_lane = new_lane
         self._max_under_way = max_under_way
-        self._share = math.ceil(_SHARE * max_under_way)
         self._lanes: dict[log_group.Lane, Lane] = {}
         self._turns: dict[Region, deque[Lane]] = {}  # Regions with lanes that may call now; the next one first
         self._later: list[tuple[float, int, Lane]] = []
@@ -196,8 +195,10 @@ class Schedule:
         return next((region for region in self._turns if not self._has_its_share(region)), None)
 
     def _has_its_share(self, region: Region) -> bool:
-        is_alone = self._lanes_in[region] == len(self._lanes)
-        return not is_alone and self._under_way_in[region] >= self._share
+        regions = len(self._lanes_in)
+        free = self._max_under_way - self.under_way
+        share = max(_PER_FREE_PLACE * free, self._max_under_way // regions)
+        return regions > 1 and self._under_way_in[region] >= share
 
     def _take_turn(self, region: Region) -> Lane:
         lanes = self._turns.pop(region)

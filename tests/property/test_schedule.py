@@ -130,8 +130,9 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
             assert work not in self.under_way
             assert before < self.max_under_way
             region = work.log_group.region
-            if len({each.id.region for each in self.schedule}) > 1:
-                assert places[region] < math.ceil(0.75 * self.max_under_way), "more than its share"
+            if (regions := len({each.id.region for each in self.schedule})) > 1:
+                share = max(3 * (self.max_under_way - before), self.max_under_way // regions)
+                assert places[region] < share, "more than its share"
             if work in self.waiting:
                 self.calls.setdefault((work.log_group.lane, self.waiting.pop(work)), []).append(self.now)
             self.under_way.append(work)
@@ -146,7 +147,8 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
             return []
         places = Counter(work.log_group.region for work in self.under_way)
         regions = {each.id.region for each in self.schedule}
-        share = math.inf if len(regions) == 1 else math.ceil(0.75 * self.max_under_way)
+        free = self.max_under_way - len(self.under_way)
+        share = math.inf if len(regions) <= 1 else max(3 * free, self.max_under_way // len(regions))
         return [each for each in self.schedule if places[each.id.region] < share]
 
     def _pick(self, data: st.DataObject) -> Work:

@@ -319,6 +319,22 @@ def test_one_region_leaves_a_quarter_of_the_places_to_the_others():
     assert [work.log_group.name for work in bench.calls()] == ["second"]
 
 
+@pytest.mark.parametrize("sick", [1, 2, 5, 20])
+def test_several_sick_regions_together_leave_places_to_the_others(sick):
+    bench = Bench(max_under_way=256)
+    for number in range(sick * 100):
+        bench.add(lane_in(Region(f"eu-sick-{number % sick}"), number))
+    bench.add(lane_in(WELL, 0), "first")
+    bench.now += 1
+    places = Counter(work.log_group.region for work in bench.calls())
+    assert places.pop(WELL) == 1
+    assert max(places.values()) - min(places.values()) <= 1, "they have as many each"
+    for number in range(5):
+        bench.add(lane_in(WELL, 1 + number), "another")
+    bench.now += 1
+    assert {work.log_group.region for work in bench.calls()} == {WELL}
+
+
 def test_a_region_that_is_alone_has_all_places():
     bench = Bench(max_under_way=8)
     for number in range(20):
