@@ -6,11 +6,12 @@ dispatcher when the next lane is due, so an idle service uses no CPU.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
@@ -78,6 +79,13 @@ class Turn:
     async def shared(self, answer: Awaitable[_T]) -> _T:
         """Wait for something that another command of the lane sees to."""
         return await self._dispatcher.parked(self._work, answer)
+
+    async def prepare(self, needed: Awaitable[_T]) -> _T:
+        """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, others take the place.
+
+        Raises GivenUpError, or is cancelled, when the dispatcher drains meanwhile: nothing has been called that might come to an end.
+        """
+        return await self._dispatcher.prepared(self._work, needed)
 
     @property
     def priority(self) -> Priority:
@@ -155,6 +163,7 @@ class Dispatcher:
         self._tasks: asyncio.TaskGroup | None = None
         self._active: dict[Work, asyncio.Task[None]] = {}
         self._waiting: dict[Work, asyncio.Future[None]] = {}  # for tokens
+        self._preparing: set[Work] = set()  # waiting for what a call needs
         self._calling: set[Work] = set()
         self._broken_off: set[Work] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -184,12 +193,14 @@ class Dispatcher:
         self._pump_soon()
 
     async def drain(self, deadline_s: float) -> int:
-        """Start nothing more, let what is under way end for up to `deadline_s` seconds, then cancel it.
+        """Start nothing more, let calls that are under way end for up to `deadline_s` seconds, then cancel them.
 
         Returns how many were cancelled. Work goes on after `restart`.
         """
         self._draining.set()
         self._interrupt(self.schedule.drop(self._clock.now()), GivenUpError)
+        for work in self._preparing:
+            self._active[work].cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._idle.wait()
@@ -245,6 +256,8 @@ class Dispatcher:
             if self._waiting.pop(work, None) is not None:
                 self.schedule.stop_waiting(work)
             raise
+        if not self._may_call():  # any more, since the token was handed out
+            raise StartOverError
         self._calling.add(work)
 
     def called(self, work: Work, error: BaseException | None) -> None:
@@ -266,6 +279,33 @@ class Dispatcher:
         try:
             return await answer
         finally:
+            self.schedule.unpark(work)
+
+    @types.coroutine
+    def prepared(self, work: Work, needed: Awaitable[_T]) -> Generator[Any, Any, _T]:
+        """`Turn.prepare`. Driven by hand, since nearly always there is nothing to wait for, and the place is to be kept then."""
+        steps = needed.__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration as end:
+            return cast("_T", end.value)
+        if self._draining.is_set():
+            raise GivenUpError
+        self.schedule.park(work, self._clock.now())
+        self._preparing.add(work)
+        self._pump_soon()
+        try:
+            while True:
+                try:
+                    yield waits_for
+                except BaseException as error:  # noqa: BLE001  what awaits it handles it, a cancellation too
+                    waits_for = steps.throw(error)
+                else:
+                    waits_for = next(steps)
+        except StopIteration as end:
+            return cast("_T", end.value)
+        finally:
+            self._preparing.discard(work)
             self.schedule.unpark(work)
 
     def throttled(self, work: Work, quota: Quota) -> None:
@@ -367,7 +407,7 @@ class Dispatcher:
         return turn.has_called or self.schedule.lane_of(work).hold_reason == FailureClass.REGISTRY_UNAVAILABLE.label
 
     def _hold(self, work: Work, held: Held) -> bool:
-        """Hold the command's lane, with all that has started in it; say whether the command has waited too long to be put back."""
+        """Hold the command's lane, with all that has started in it; say whether the command has held it for too long to be put back."""
         if self._tasks is None or self._draining.is_set():
             return False
         now = self._clock.now()
@@ -377,7 +417,9 @@ class Dispatcher:
             self._interrupt(self.schedule.give_up_waits(lane), StartOverError)
             for overdue in self.schedule.take_overdue(lane, now, after_s=self._hold_at_most_s):
                 self._active[overdue] = self._tasks.create_task(self._run(overdue, held))
-        return isinstance(work.command, EnsureCommand) and now - work.since >= self._hold_at_most_s
+        if work.held_since is None:
+            work.held_since = now
+        return isinstance(work.command, EnsureCommand) and now - work.held_since >= self._hold_at_most_s
 
     def _leave(self, work: Work, *, is_put_back: bool = False, is_first: bool = False) -> None:
         now = self._clock.now()

@@ -149,9 +149,15 @@ class Ensure:
         if command.trigger is Trigger.TAGGED:
             self._ignored.changed(group.lane)
         rules = self._directory.at_hand(group.account)  # or the registry is waited for
-        is_looked_up = rules.depends_on_tags(group) if rules else await self._directory.depends_on_tags(group)
+        if rules is not None:
+            is_looked_up = rules.depends_on_tags(group)
+        else:
+            is_looked_up = await known.turn.prepare(self._directory.depends_on_tags(group))
         tags = await self._looked_up(known) if is_looked_up else _Tags(command.tags)
-        decision = rules.decide(group, tags.tags) if rules else await self._directory.decide(group, tags.tags)
+        if rules is not None:
+            decision = rules.decide(group, tags.tags)
+        else:
+            decision = await known.turn.prepare(self._directory.decide(group, tags.tags))
         known.rules, known.tags = rules, tags
         if isinstance(decision, Excluded):
             return known.ended(State.EXCLUDED, decision.reason)
@@ -165,7 +171,7 @@ class Ensure:
     async def _seal(self, known: _Known, owned: Owned, tags: _Tags) -> Outcome:
         """Bring the group under its tenant's key, unless it is there already."""
         command = known.command
-        known.key = await self._right_key(owned, known.log_group)
+        known.key = await self._right_key(owned, known)
         shown, who = command.shown_key, "AWS" if command.trigger is Trigger.SWEEP else "the event"
         if not self._is_told(command, owned, known.key):
             shown, who = await self._shown(known, owned), "AWS"
@@ -178,12 +184,12 @@ class Ensure:
             return known.ended(State.KEPT, f"{why_kept}; {owned.rule} decides")
         heeded = await self._heeded(known, tags)
         if heeded is not tags:
-            decision = await self._directory.decide(known.log_group, heeded.tags)
+            decision = await known.turn.prepare(self._directory.decide(known.log_group, heeded.tags))
             if isinstance(decision, Excluded):
                 return Outcome(log_group=known.log_group, state=State.EXCLUDED, detail=decision.reason)
             if decision != owned:
                 raise _DecidedAnewError
-        key = await self._right_key(owned, known.log_group, is_inspected=True)
+        key = await self._right_key(owned, known, is_inspected=True)
         if key != known.key:
             raise _DecidedAnewError  # the alias stands for another key by now
         return await self._change(known, owned, key, heeded)
@@ -214,7 +220,7 @@ class Ensure:
                 if await self._shown(known, owned) != known.shown:
                     raise _DecidedAnewError  # somebody has put a key on, or off
                 known.seen_at = self._clock.now()
-            await self._log_groups.ready(group.account)  # nothing may wait between the token and the call
+            await known.turn.prepare(self._log_groups.ready(group.account))  # nothing may wait between token and call
             queued_at = self._clock.now()
             async with known.turn.call(Quota.ASSOCIATE):
                 rules = self._directory.at_hand(group.account)
@@ -241,7 +247,7 @@ class Ensure:
         group = known.log_group
 
         async def look_up() -> _Tags:
-            await self._log_groups.ready(group.account)
+            await known.turn.prepare(self._log_groups.ready(group.account))
             async with known.turn.call(Quota.TAGS):
                 read_at = self._clock.now()
                 return _Tags(await self._log_groups.tags_of(group), read_at)
@@ -257,20 +263,20 @@ class Ensure:
         command, group = known.command, known.log_group
         if tags.read_at is not None or self._is_just_made(command):
             return tags
-        if not await self._directory.lists_ignored(group.account):
+        if not await known.turn.prepare(self._directory.lists_ignored(group.account)):
             return tags
         is_to_ask = command.trigger is Trigger.TAGGED or await self._persist(
             partial(self._ignored.may_have, group, known.turn), known.turn
         )
         return _Tags((await self._looked_up(known)).tags) if is_to_ask else tags
 
-    async def _right_key(self, owned: Owned, log_group: LogGroup, *, is_inspected: bool = False) -> KeyArn:
+    async def _right_key(self, owned: Owned, known: _Known, *, is_inspected: bool = False) -> KeyArn:
         """The key's own ARN, which is what AWS shows of a group; an alias has to be resolved for it. Raises CallFailedError for a key
         that cannot be used, as far as it is looked at: always where `is_inspected`.
         """
         if not is_inspected and (arn := key_arn_in(owned.key)) is not None:
             return arn
-        finding = await self._keys.inspect(owned.key, log_group)
+        finding = await known.turn.prepare(self._keys.inspect(owned.key, known.log_group))
         if isinstance(finding, UnusableKey):
             raise CallFailedError(finding.failure, finding.detail)
         return finding.key

@@ -148,10 +148,10 @@ class Sweeper(Forwarding):
         if (
             walk.token is None
         ):  # also at each new try: whoever asked for the sweep may know of a change that is not known here
-            await self._directory.renew(lane.account)
-        if not await self._directory.lists(lane.account):
+            await turn.prepare(self._directory.renew(lane.account))
+        if not await turn.prepare(self._directory.lists(lane.account)):
             raise CallFailedError(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {lane.account}")
-        await self._log_groups.ready(lane.account)
+        await turn.prepare(self._log_groups.ready(lane.account))
         async with turn.call(Quota.DESCRIBE):
             page = await self._log_groups.page(lane, walk.token)
         at_ms = self._clock.epoch_ms()

@@ -64,6 +64,7 @@ class Work:
     since: float
     priority: Priority
     rank: float = 0.0
+    held_since: float | None = None  # when its own failure first held its lane
     joined: list[Delivery] | None = None  # few have any, and a list for each of a hundred thousand is 8 MB
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import FENCED, Dispatcher, Held, Turn
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.outcome import CallFailedError, FailureClass
@@ -99,6 +99,94 @@ class Bench:
     async def until_idle(self) -> None:
         while not all(lane.is_idle for lane in self.dispatcher.schedule):
             await asyncio.sleep(0.05)
+
+
+# -- what a call needs
+
+
+async def at_once(value: int) -> int:
+    return value
+
+
+async def after(seconds: float, value: int) -> int:
+    with suppress(ZeroDivisionError):
+        await asyncio.sleep(seconds / 2)
+    await asyncio.sleep(seconds / 2)
+    return value
+
+
+@virtual_time
+async def test_what_is_at_hand_keeps_the_place_and_what_is_waited_for_leaves_it_to_others():
+    places: list[int] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        assert await turn.prepare(at_once(7)) == 7
+        places.append(bench.dispatcher.schedule.under_way)
+        assert await turn.prepare(after(1, 8)) == 8
+        places.append(bench.dispatcher.schedule.under_way)
+        with pytest.raises(ValueError, match="no session"):
+            await turn.prepare(failing())
+        async with turn.call(Quota.ASSOCIATE):
+            pass
+
+    async def failing() -> None:
+        await asyncio.sleep(0.1)
+        raise ValueError("no session")
+
+    bench = Bench(work, max_under_way=1)
+    async with bench.running():
+        for number in range(3):
+            bench.submit("g", lane_number(number))
+        started = now()
+        await bench.until_idle()
+        assert now() - started < 1.5, "all wait at once, though there is one place"
+    assert not bench.deliveries.open
+    assert places[:3] == [1, 1, 1]
+
+
+@virtual_time
+async def test_commands_that_wait_for_sessions_keep_no_lane_waiting_whose_session_is_there():
+    ready = {lane_number(number) for number in range(20)}
+    sealed: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        since = now()
+        await turn.prepare(at_once(0) if command.log_group.lane in ready else after(30, 0))
+        async with turn.call(Quota.ASSOCIATE):
+            await asyncio.sleep(0.05)
+        if command.log_group.lane in ready:
+            sealed.append(now() - since)
+
+    bench = Bench(work, max_under_way=64)
+    async with bench.running():
+        for number in range(20, 100):
+            for name in range(16):
+                bench.submit(str(name), lane_number(number))
+        for second in range(20):
+            await asyncio.sleep(1)
+            for lane in ready:
+                bench.submit(str(second), lane)
+        await asyncio.sleep(2)
+    assert len(sealed) == 20 * 20
+    assert max(sealed) < 0.3
+
+
+@virtual_time
+async def test_a_drain_does_not_wait_for_what_a_call_would_need():
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        await asyncio.sleep(0.1)
+        await turn.prepare(after(30, 0))
+
+    async with Bench(work).running() as bench:
+        bench.submit("waits")
+        await asyncio.sleep(1)
+        bench.submit("would begin to wait")
+        await asyncio.sleep(0.05)
+        started = now()
+        await bench.dispatcher.drain(20)
+        assert now() - started < 0.2
+        assert bench.deliveries.open == {0, 1}
+        assert bench.dispatcher.schedule.under_way == 0
 
 
 # -- the pace
@@ -698,6 +786,56 @@ async def test_a_lane_that_was_another_owners_meanwhile_begins_with_no_token_lef
         assert len(times) == 21
         assert times[0] >= restarted + 1 / RATE  # the former owner may have called a moment ago
         assert busiest_second(times) <= RATE + 1
+    assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_a_token_that_was_handed_out_right_before_membership_ended_is_not_called_with():
+    is_member = True
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        async with turn.call(Quota.ASSOCIATE):
+            calls.append(now())
+
+    def end_membership() -> None:
+        nonlocal is_member
+        is_member = False
+
+    bench = Bench(work, may_call=lambda: is_member)
+    async with bench.running():
+        bench.submit()
+        await asyncio.sleep(0.05)
+        due = bench.dispatcher.schedule.wake_at()
+        assert due is not None
+        asyncio.get_running_loop().call_at(due, end_membership)  # in the same turn of the loop, after the token
+        await asyncio.sleep(5)
+        assert calls == []
+        is_member = True
+        bench.dispatcher.resume(FENCED)
+        await bench.until_idle()
+        assert len(calls) == 1
+
+
+@virtual_time
+async def test_a_long_queue_that_meets_a_short_hold_is_not_postponed():
+    postponed: list[str] = []
+
+    async def postpone(command: EnsureCommand, held: Held) -> None:
+        postponed.append(command.log_group.name)
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        async with turn.call(Quota.ASSOCIATE):
+            is_away = began + 1000 <= now() < began + 1008
+        return Held(FailureClass.CREDENTIALS_MISSING, "for 8 s") if is_away else None
+
+    began = now()
+    bench = Bench(work, postpone=postpone, hold_at_most_s=900.0)
+    for number in range(5100):  # 17 minutes of the quota
+        bench.submit(str(number))
+    async with bench.running():
+        await bench.until_idle()
+    assert postponed == []
     assert not bench.deliveries.open
 
 

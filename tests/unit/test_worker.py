@@ -1,10 +1,10 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -44,6 +44,9 @@ FAILURES = [failure for failure in FailureClass if failure is not FailureClass.C
 REQUEST_IDS = tuple(new_request_id(NOW_MS, bytes([n] * 10)) for n in range(2))
 
 
+_T = TypeVar("_T")
+
+
 class RecordingTurn(Turn):
     """A turn whose token is there as soon as the pause before the call is over."""
 
@@ -77,6 +80,9 @@ class RecordingTurn(Turn):
 
     async def pause(self, delay_s: float) -> None:
         self.waits.append(delay_s)
+
+    async def prepare(self, needed: Awaitable[_T]) -> _T:
+        return await needed
 
 
 class Bench:
