@@ -348,7 +348,10 @@ class Settings(BaseSettings):
         "it knows that its lanes are still its own.",
     )
     commit_timeout_s: float = Field(
-        10.0, gt=0, description="How long a commit may take (seconds); aiokafka has no limit of its own."
+        10.0,
+        gt=0,
+        description="How long a commit may take (seconds); aiokafka has no limit of its own. A worker gives up after 3 s, since by its "
+        "commits it knows that its lanes are still its own, but for the last one of an assignment.",
     )
     rebalance_drain_s: float = Field(
         20.0, gt=0, description="How long what has started may take to finish when partitions are taken away (seconds)."

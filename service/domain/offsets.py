@@ -8,10 +8,10 @@ finished above it, those offsets are committed with the position, as the text th
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain
 from typing import Final
 
 _MAX_METADATA: Final = 4000  # characters; a broker's offset.metadata.max.bytes is 4096 unless set otherwise
@@ -42,6 +42,7 @@ class OffsetLedger:
         "_in_order",
         "_next",
         "_open",
+        "_progress",
         "is_open",
         "owned_since",
     )
@@ -55,6 +56,7 @@ class OffsetLedger:
         self._first: int | None = None
         self._next: int | None = None
         self._open = 0
+        self._progress: Progress | None = None  # as it was last written; None once it has changed
         self.is_open = True
         if committed is not None:
             self.adopt(committed)
@@ -80,6 +82,7 @@ class OffsetLedger:
         """
         if self._first is not None and self._first < committed.position:
             return
+        self._progress = None
         self._adopted_at = committed.position
         unseen = (offset for offset in read_finished(committed) if self._next is None or offset >= self._next)
         self._adopted = deque(sorted(unseen))
@@ -88,6 +91,7 @@ class OffsetLedger:
         """Register an offset as it is read. Offsets ascend within an assignment; raises ValueError if they do not."""
         if self._next is not None and offset < self._next:
             raise ValueError(f"offset {offset} after {self._next - 1}")
+        self._progress = None
         if self._first is None:
             self._first = offset
             if offset < self._adopted_at:
@@ -111,6 +115,7 @@ class OffsetLedger:
         """
         if self._next is not None and last < self._next:
             raise ValueError(f"offset {last} after {self._next - 1}")
+        self._progress = None
         if self._first is None:
             self._first = first
             if first < self._adopted_at:
@@ -121,6 +126,7 @@ class OffsetLedger:
         """Mark an offset as finished, once; the position moves when nothing below it is open."""
         if not self.is_open:
             return
+        self._progress = None
         self._finished.add(offset)
         self._open -= 1
         self._advance()
@@ -132,16 +138,17 @@ class OffsetLedger:
 
     @property
     def progress(self) -> Progress | None:
-        """What to commit; None before the first offset, and once closed. Takes time in the size of the window."""
+        """What to commit; None before the first offset, and once closed. Where it has changed it takes time in the size of the window."""
         position = self.position
-        if position is None:
-            return None
-        seen = (offset for offset in self._in_order if offset in self._finished)
-        return Progress(position, write_finished(position, chain(seen, self._adopted)))
+        if position is not None and self._progress is None:
+            seen = (offset for offset in self._in_order if offset in self._finished)
+            self._progress = Progress(position, write_finished(position, chain(seen, self._adopted)))
+        return self._progress
 
     def close(self) -> None:
         """End the assignment: whatever finishes from here on is somebody else's to account for."""
         self.is_open = False
+        self._progress = None
         self._in_order.clear()
         self._finished.clear()
         self._adopted.clear()
@@ -196,16 +203,27 @@ def write_finished(position: int, finished: Iterable[int]) -> str:
     parts: list[str] = []
     heading = f"{_SCHEME}{_base36(position)}:"
     size, end = len(heading), position
-    above = sorted(offset for offset in finished if offset > position)
-    for _, run in groupby(enumerate(above), key=lambda pair: pair[1] - pair[0]):
-        offsets = [offset for _, offset in run]
-        part = f"{_base36(offsets[0] - end)}.{_base36(len(offsets))}"
+    for start, length in _runs(offset for offset in finished if offset > position):
+        part = f"{_base36(start - end)}.{_base36(length)}"
         size += len(part) + 1
         if size > _MAX_METADATA:
             break
         parts.append(part)
-        end = offsets[-1] + 1
+        end = start + length
     return heading + ",".join(parts) if parts else ""
+
+
+def _runs(offsets: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Ascending offsets as runs without a gap: first offset and length."""
+    start = end = -1
+    for offset in offsets:
+        if offset != end:
+            if start != end:
+                yield start, end - start
+            start = offset
+        end = offset + 1
+    if start != end:
+        yield start, end - start
 
 
 def read_finished(committed: Progress) -> set[int]:

@@ -51,11 +51,12 @@ class Assignment:
         """The partitions to fetch so that no more than `limit` records are in hand, and how many records at once, `max_records` at most.
 
         All of them while half the limit is free. After that those below their fair share of a quarter of it, and no more than a share
-        at once: a full partition holds back none that is not, and the whole stays within the limit. And none that remembers
-        `max_window` offsets, finished or not, because its position does not move.
+        at once: a full partition holds back none that is not, and the whole stays within the limit. Where positions do not move, all
+        partitions together remember `max_window` offsets, finished or not: each as many as are free yet, or else a poll's.
         """
         half = max(1, limit // 2)
-        short = {tp: ledger for tp, ledger in self.ledgers.items() if ledger.window < max_window}
+        windows = max(max_records, max_window - sum(ledger.window for ledger in self.ledgers.values()))
+        short = {tp: ledger for tp, ledger in self.ledgers.items() if ledger.window < windows}
         if self.pending < half:
             return list(short), min(max_records, half)
         share = max(1, half // 2 // max(1, len(self.ledgers)))

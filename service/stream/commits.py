@@ -58,8 +58,12 @@ class Commits:
             await asyncio.sleep(self._interval_s)
             await self.commit(consumer)
 
-    async def commit(self, consumer: AIOKafkaConsumer) -> None:
-        """Commit every position that moved. A failure is logged and left to the next commit, or to the next owner."""
+    async def commit(self, consumer: AIOKafkaConsumer, *, is_last: bool = False) -> None:
+        """Commit every position that moved. A failure is logged and left to the next commit, or to the next owner.
+
+        The last one of an assignment takes as long as it may: it need not leave time for another that proves membership.
+        """
+        timeout_s = self._timeout_s if is_last else self._commit_timeout_s
         async with self._lock:
             assignment = self._assignment()
             sent_at = self._clock.now()
@@ -69,7 +73,7 @@ class Commits:
             if not progress:
                 return
             try:
-                async with asyncio.timeout(self._deadline.share_s(self._commit_timeout_s)):
+                async with asyncio.timeout(self._deadline.share_s(timeout_s)):
                     await consumer.commit({tp: (at.position, at.metadata) for tp, at in progress.items()})
             except (CommitFailedError, IllegalStateError) as e:
                 # the group has moved on: the next owner works these again

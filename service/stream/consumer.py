@@ -143,7 +143,7 @@ class Consumer:
                     task.cancel()
             _log.info("consumer_draining", consumer=self.name, pending=self.pending, deadline_s=drain_s)
             await self._handler.drain(drain_s)
-            await self._commits.commit(self._consumer)
+            await self._commits.commit(self._consumer, is_last=True)
             _log.info("consumer_stopped", consumer=self.name, unfinished=self.pending)
         finally:
             stopped.cancel()
@@ -297,7 +297,7 @@ class Consumer:
         if self._ledgers:
             _log.info("partitions_revoked", consumer=self.name, partitions=len(self._ledgers), pending=self.pending)
             await self._handler.drain(self._limits.rebalance_drain_s)
-            await self._commits.commit(consumer)
+            await self._commits.commit(consumer, is_last=True)
             self._before, self._assignment = self._assignment, Assignment()
             self._before.close()
         self._commits.given_up()

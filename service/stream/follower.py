@@ -11,9 +11,14 @@ from aiokafka.errors import KafkaError
 
 from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.unreadable import Batches, read_one
+from service.stream.watch import FetchStalledError
 
 _POLL_MS: Final = 1000
 _KAFKA_ERROR_WAIT_S: Final = 1.0
+_STALL_S: Final = (
+    30.0  # how often it is looked whether records still come: two looks, and a replica that heeds no pause is ended
+)
+_ENDS_TIMEOUT_S: Final = 5.0
 _MAX_STEPS: Final = 1000  # records read one by one before all partitions are polled again
 
 _log = structlog.get_logger(__name__)
@@ -22,8 +27,19 @@ _log = structlog.get_logger(__name__)
 class Follower:
     """Hands on every value of a topic, from its beginning, in the order of each partition."""
 
-    def __init__(self, *, topic: str, arguments: Mapping[str, Any], deadline: Deadline | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        topic: str,
+        arguments: Mapping[str, Any],
+        deadline: Deadline | None = None,
+        stall_s: float = _STALL_S,
+    ) -> None:
+        """Every `stall_s` seconds it is looked whether there are records that do not come."""
         self._topic = topic
+        self._stall_s = stall_s
+        self._looked_at = float("-inf")
+        self._behind: dict[TopicPartition, int] = {}  # at the last look
         self._deadline = deadline or Deadline()
         self._arguments = arguments
         self._consumer: AIOKafkaConsumer | None = None
@@ -38,7 +54,8 @@ class Follower:
     async def follow(self, apply: Callable[[bytes | None, bytes | None], None]) -> None:
         """Hand on each key and value, a tombstone's too, until cancelled.
 
-        Waits, and says so, while the broker is away. What `apply` raises is a bug, and ends it.
+        Waits, and says so, while the broker is away. What `apply` raises is a bug, and ends it. Raises FetchStalledError as
+        `Watch.stalls` does.
         """
         consumer: AIOKafkaConsumer = await until_connected(f"follower of {self._topic}", self._connect)
         async with self._moved:
@@ -57,6 +74,7 @@ class Follower:
                     continue
                 self._apply(batches, apply)
                 await self._move(consumer)
+                await self._look_for_stall(consumer)
                 await asyncio.sleep(0)  # getmany does not yield while it has records
         finally:
             await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
@@ -98,6 +116,22 @@ class Follower:
             async with self._moved:
                 self._positions = positions
                 self._moved.notify_all()
+
+    async def _look_for_stall(self, consumer: AIOKafkaConsumer) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._looked_at + self._stall_s:
+            return
+        self._looked_at = now
+        try:
+            async with asyncio.timeout(_ENDS_TIMEOUT_S):
+                ends = await consumer.end_offsets(list(self._positions))
+        except (KafkaError, TimeoutError):  # no restart would help
+            return
+        behind = {tp: at for tp, at in self._positions.items() if at < ends[tp]}
+        for tp, at in behind.items():
+            if self._behind.get(tp) == at:
+                raise FetchStalledError(f"{tp.topic}/{tp.partition} stays at {at} of {ends[tp]}")
+        self._behind = behind
 
     async def caught_up(self) -> None:
         """Return when everything that is on the topic now has been applied; waits while the broker is away."""

@@ -246,6 +246,27 @@ async def test_a_fetcher_that_has_ended_without_a_word_ends_the_consumer(best_ka
     assert raised.group_contains(FetchStalledError)
 
 
+async def test_a_follower_whose_fetcher_has_ended_ends_and_one_that_has_nothing_to_read_does_not(
+    best_kafka, unique_name
+):
+    arguments, topic = {"bootstrap_servers": best_kafka.bootstrap_servers}, unique_name("control")
+    await best_kafka.create_topics({topic: 1})
+    await write(arguments, topic, [b"a"])
+    seen: list[bytes] = []
+    follower = Follower(topic=topic, arguments=arguments, stall_s=0.5)
+    run = asyncio.create_task(follower.run(seen.append))
+    await until(lambda: seen == [b"a"])
+    await asyncio.sleep(2)
+    assert not run.done()
+    assert follower._consumer is not None
+    follower._consumer._fetcher._fetch_task.cancel()
+    await asyncio.sleep(2)
+    assert not run.done(), "there is nothing to fetch: that is no stall"
+    await write(arguments, topic, [b"b"])
+    with pytest.raises(FetchStalledError):
+        await asyncio.wait_for(run, 20)
+
+
 @pytest.mark.apache_kafka
 async def test_a_record_that_cannot_be_decoded_is_handed_over_without_its_bytes_and_costs_no_other(
     apache_kafka, unique_name

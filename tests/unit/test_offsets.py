@@ -158,6 +158,18 @@ def test_what_is_adopted_late_leaves_alone_what_has_been_seen_meanwhile():
     assert (ledger.position, len(ledger)) == (10, 1)
 
 
+def test_progress_is_written_anew_only_where_it_has_changed():
+    ledger = OffsetLedger()
+    first, second = ledger.see(1), ledger.see(2)
+    second.finish()
+    before = ledger.progress
+    assert ledger.progress is before
+    first.finish()
+    assert ledger.progress == Progress(3)
+    ledger.pass_over(3, 9)
+    assert ledger.progress == Progress(10)
+
+
 def test_the_window_is_what_is_remembered():
     ledger = OffsetLedger()
     first = ledger.see(1)
