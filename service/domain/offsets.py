@@ -8,7 +8,7 @@ finished above it, those offsets are committed with the position, as the text th
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -31,7 +31,7 @@ class OffsetLedger:
     """The incomplete offsets of one assignment: those actually seen, so that gaps (compaction, transactions) cost nothing.
 
     `committed` is what a former owner left; where it is not known yet, `adopt` it later. `owned_since` is since when the partition has
-    been ours without a break, in this assignment and those before (monotonic seconds).
+    been ours without a break, in this assignment and those before (monotonic seconds). `on_finished` is called after each `finish`.
     """
 
     __slots__ = (
@@ -41,13 +41,20 @@ class OffsetLedger:
         "_first",
         "_in_order",
         "_next",
+        "_on_finished",
         "_open",
         "_progress",
         "is_open",
         "owned_since",
     )
 
-    def __init__(self, committed: Progress | None = None, *, owned_since: float = 0.0) -> None:
+    def __init__(
+        self,
+        committed: Progress | None = None,
+        *,
+        owned_since: float = 0.0,
+        on_finished: Callable[[], None] = lambda: None,
+    ) -> None:
         self.owned_since = owned_since
         self._in_order: deque[int] = deque()  # seen, from the position on
         self._finished: set[int] = set()  # of those
@@ -57,6 +64,7 @@ class OffsetLedger:
         self._next: int | None = None
         self._open = 0
         self._progress: Progress | None = None  # as it was last written; None once it has changed
+        self._on_finished = on_finished
         self.is_open = True
         if committed is not None:
             self.adopt(committed)
@@ -130,6 +138,7 @@ class OffsetLedger:
         self._finished.add(offset)
         self._open -= 1
         self._advance()
+        self._on_finished()
 
     @property
     def position(self) -> int | None:

@@ -1,7 +1,7 @@
 """The partitions that a member of a group has from one rebalance to the next, and how far each of them is."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka import TopicPartition
 
@@ -13,7 +13,7 @@ class Assignment:
     """What belongs together and ends together: once closed, nothing that is still under way for it changes anything.
 
     Times are monotonic seconds. `before` is this member's last assignment, closed by now, and `generation` counts the rebalances of the
-    group: what it had in the one right before has been nobody else's.
+    group: what it had in the one right before has been nobody else's. `on_finished` is called after each record that is finished.
     """
 
     def __init__(
@@ -24,13 +24,16 @@ class Assignment:
         before: "Assignment | None" = None,
         now: float = 0.0,
         epoch_ms: int = 0,
+        on_finished: Callable[[], None] = lambda: None,
     ) -> None:
         self.generation = generation
         kept: Mapping[TopicPartition, float] = (
             before.owned_since if before is not None and before.generation == generation - 1 else {}
         )
         self.owned_since: dict[TopicPartition, float] = {tp: kept.get(tp, now) for tp in partitions}
-        self.ledgers = {tp: OffsetLedger(owned_since=since) for tp, since in self.owned_since.items()}
+        self.ledgers = {
+            tp: OffsetLedger(owned_since=since, on_finished=on_finished) for tp, since in self.owned_since.items()
+        }
         self.committed: dict[TopicPartition, Progress] = {}
         self.begins: dict[
             TopicPartition, int

@@ -2,7 +2,8 @@
 
 What aiokafka 0.14 needs to be told, and to be protected from, is here, and beside it in `group`, `commits`, `watch` and `unreadable`:
 
-- getmany() is never cancelled while the consumer is to go on: a cancelled one disables max_poll_interval_ms for good.
+- getmany() is never cancelled while the consumer is to go on: a cancelled one disables max_poll_interval_ms for good. Nor can it be
+  woken when a partition has room again, so it is only called for what is there, and what it would wait for is waited for here.
 - getmany() waits out a whole rebalance, so stopping does not wait for it.
 - Partitions are held back by not asking for them: pause() would throw away what is prefetched.
 """
@@ -28,14 +29,13 @@ from service.stream.group import SESSION_S, join, leave
 from service.stream.unreadable import Batches, read_one
 from service.stream.watch import Watch
 
-_POLL_S: Final = 1.0  # how long one getmany waits for records: an idle member wakes up once a second
+_POLL_S: Final = 1.0  # an idle member polls once a second, so that max_poll_interval_ms sees it alive
 _MAX_RECORDS: Final = 1000  # per getmany: some milliseconds of handling before anything else gets its turn
 _KAFKA_ERROR_WAIT_S: Final = 1.0
 _REBALANCE_MARGIN_S: Final = 10.0  # beyond the drain, for the commit and the join itself
 _NO_PARTITION: Final = TopicPartition(
     "", -1
 )  # asked for when no partition has room: it keeps the member alive and returns nothing
-_NO_ROOM_POLL_S: Final = 0.1  # how soon room is noticed
 _SIZE_MEMORY: Final = 0.2  # the weight of the newest poll in the mean size of records
 
 _log = structlog.get_logger(__name__)
@@ -115,6 +115,9 @@ class Consumer:
             timeout_s=limits.commit_timeout_s,
         )
         self._failure: asyncio.Future[None] | None = None
+        self._polled: list[TopicPartition] = []
+        self._more: asyncio.Future[None] | None = None  # what the poll waits for
+        self._is_look_due = False
         self._mean_size = 0.0  # bytes of a value, lately
         self.last_poll: float | None = None
         self.is_joined = False
@@ -208,12 +211,11 @@ class Consumer:
 
     async def _poll_forever(self, consumer: AIOKafkaConsumer) -> None:
         while True:
-            ready, max_records = self._with_room()
-            timeout_s = _POLL_S if len(ready) == len(self._ledgers) else _NO_ROOM_POLL_S
+            self._polled, max_records = self._with_room()
             try:
-                batches = await consumer.getmany(
-                    *(ready or [_NO_PARTITION]), timeout_ms=round(timeout_s * 1000), max_records=max_records
-                )
+                batches = await consumer.getmany(*(self._polled or [_NO_PARTITION]), max_records=max_records)
+                if not batches:
+                    await self._until_more(consumer)
             except KafkaError as e:  # not final: the next poll goes on where this one failed
                 _log.warning("poll_failed", consumer=self.name, error=str(e) or type(e).__name__)
                 self.last_poll = self._clock.now()  # a refusal is an answer: no restart of ours would help
@@ -225,6 +227,24 @@ class Consumer:
             self.last_poll = self._clock.now()
             await self._hand_over(batches)
             await asyncio.sleep(0)  # getmany does not yield while it has records
+
+    async def _until_more(self, consumer: AIOKafkaConsumer) -> None:
+        """Wait for records, for room, or for the next poll of an idle member. Raises KafkaError, as getmany does."""
+        self._more = consumer._fetcher._create_fetch_waiter()  # noqa: SLF001  what getmany waits for; done when records have come
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_S):
+                await self._more
+
+    def _finished(self) -> None:
+        """A record is finished: look for room, once for all that are finished in this turn of the loop."""
+        if not self._is_look_due and len(self._polled) < len(self._ledgers):
+            self._is_look_due = True
+            asyncio.get_running_loop().call_soon(self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        self._is_look_due = False
+        if self._more is not None and not self._more.done() and len(self._with_room()[0]) > len(self._polled):
+            self._more.set_result(None)
 
     async def _hand_over(self, batches: Batches) -> bool:
         """Give records to the handler. False where the partitions are taken away meanwhile, uncommitted: whoever owns them now reads
@@ -313,6 +333,7 @@ class Consumer:
             before=self._before,
             now=self._clock.now(),
             epoch_ms=self._clock.epoch_ms(),
+            on_finished=self._finished,
         )
         self.is_joined = True
         self.has_joined.set()

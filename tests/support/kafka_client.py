@@ -1,11 +1,11 @@
 """What stands in for aiokafka's clients where a test needs them to be slow, or to fail, at a certain moment."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from aiokafka import TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 
 
 class FakeGroup:
@@ -36,12 +36,42 @@ class FakeCoordinator:
         return {tp: SimpleNamespace(offset=at, metadata=metadata) for tp, (at, metadata) in offsets.items()}
 
 
+class FakeFetcher:
+    """Fetcher: `bring` is an answer of the broker with records, which wait until they are asked for."""
+
+    def __init__(self) -> None:
+        self.records: dict[TopicPartition, list[ConsumerRecord]] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def bring(self, tp: TopicPartition, offsets: Iterable[int]) -> None:
+        brought = [ConsumerRecord(tp.topic, tp.partition, at, 0, 0, b"k", b"v", None, 1, 1, ()) for at in offsets]
+        self.records.setdefault(tp, []).extend(brought)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _create_fetch_waiter(self) -> "asyncio.Future[None]":
+        self._waiters.append(asyncio.get_running_loop().create_future())
+        return self._waiters[-1]
+
+
 class FakeConsumer:
-    """AIOKafkaConsumer, as far as commits and watching need it."""
+    """AIOKafkaConsumer, as far as polling, commits and watching need it."""
 
     def __init__(self, group: FakeGroup) -> None:
         self._group = group
         self._coordinator = FakeCoordinator(group)
+        self._fetcher = FakeFetcher()
+        self.polls = 0
+
+    async def getmany(self, *partitions: TopicPartition, max_records: int) -> dict[TopicPartition, Sequence[Any]]:
+        self.polls += 1
+        taken: dict[TopicPartition, Sequence[Any]] = {}
+        for tp in partitions:
+            if (records := self._fetcher.records.get(tp)) and max_records:
+                taken[tp], self._fetcher.records[tp] = records[:max_records], records[max_records:]
+                max_records -= len(taken[tp])
+        return taken
 
     async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         await self._group.answers.wait()

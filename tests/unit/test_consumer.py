@@ -97,6 +97,24 @@ class Bench:
             await asyncio.wait(tasks)
             await self.member._stop_adopting()
 
+    @asynccontextmanager
+    async def polling(self, *partitions: TopicPartition):
+        await self.assign(*partitions)
+        task = asyncio.create_task(self.member._poll_forever(self.client))
+        try:
+            await asyncio.sleep(0.01)
+            yield self.client._fetcher
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await self.member._stop_adopting()
+
+    async def finish(self, count: int) -> None:
+        for delivery in self.handler.open[:count]:
+            delivery.finish()
+        del self.handler.open[:count]
+        await asyncio.sleep(0)
+
     def lags(self) -> list[int | None]:
         return [status.lag for status in self.member.partitions()]
 
@@ -164,6 +182,81 @@ async def test_where_it_cannot_be_known_records_are_handed_over_after_a_while():
     assert await bench.read(A, 0, 1)
     assert len(bench.handler.seen) == 2
     await bench.member._stop_adopting()
+
+
+# -- polling
+
+
+async def _at_once() -> None:
+    """Some turns of the loop, in which no time passes."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@virtual_time
+async def test_records_are_handed_over_as_they_come_and_an_idle_member_polls_once_a_second():
+    bench = Bench()
+    async with bench.polling(A, B) as fetcher:
+        fetcher.bring(B, [0, 1])
+        await _at_once()
+        assert [record.offset for record in bench.handler.seen] == [0, 1]
+        polls = bench.client.polls
+        await asyncio.sleep(60)
+        assert bench.client.polls - polls == pytest.approx(60, abs=1)
+
+
+@virtual_time
+async def test_a_partition_that_is_held_back_costs_nothing_until_it_has_room_and_is_read_at_once_then():
+    bench = Bench()  # of the limit of 40 a half for all together, and after that 5 for each
+    async with bench.polling(A, B) as fetcher:
+        fetcher.bring(A, range(200))
+        await _at_once()
+        assert [status.is_held_back for status in bench.member.partitions()] == [True, False]
+        held, polls = len(bench.handler.open), bench.client.polls
+        await asyncio.sleep(60)
+        assert len(bench.handler.open) == held
+        assert bench.client.polls - polls == pytest.approx(60, abs=1)
+        fetcher.bring(B, [0])
+        await _at_once()
+        assert bench.handler.seen[-1].partition == B.partition, "held back is one of the two"
+        seen = len(bench.handler.seen)
+        bench.handler.open.pop().finish()  # B's: that is no room for A
+        polls = bench.client.polls
+        await _at_once()
+        assert (len(bench.handler.seen), bench.client.polls) == (seen, polls)
+        await bench.finish(held - 19)
+        await _at_once()
+        assert len(bench.handler.seen) > seen
+
+
+@virtual_time
+async def test_with_every_partition_held_back_a_member_stays_alive_and_goes_on_at_once():
+    bench = Bench()
+    async with bench.polling(A) as fetcher:
+        fetcher.bring(A, range(200))
+        await _at_once()
+        seen, polls = len(bench.handler.seen), bench.client.polls
+        await asyncio.sleep(60)
+        assert len(bench.handler.seen) == seen < 200
+        assert bench.client.polls - polls == pytest.approx(60, abs=1)
+        assert bench.member.last_poll == pytest.approx(bench.clock.now(), abs=1)
+        while len(bench.handler.seen) < 200:
+            before = len(bench.handler.seen)
+            await bench.finish(len(bench.handler.open))
+            await _at_once()
+            assert len(bench.handler.seen) > before
+
+
+@virtual_time
+async def test_partitions_that_are_new_are_read_as_soon_as_their_records_come():
+    bench = Bench()
+    async with bench.polling(A) as fetcher:
+        fetcher.bring(A, range(200))
+        await _at_once()
+        await bench.assign(B)
+        fetcher.bring(B, [7])
+        await asyncio.sleep(0.01)
+        assert (bench.handler.seen[-1].partition, bench.handler.seen[-1].offset) == (B.partition, 7)
 
 
 # -- committing

@@ -61,6 +61,17 @@ def test_nothing_changes_when_a_closed_ledgers_work_ends():
     assert len(ledger) == 0
 
 
+def test_each_offset_that_is_finished_is_told_of_until_the_ledger_is_closed():
+    left: list[int] = []
+    ledger = OffsetLedger(on_finished=lambda: left.append(len(ledger)))
+    first, second, third = (ledger.see(offset) for offset in (1, 2, 3))
+    second.finish()
+    first.finish()
+    ledger.close()
+    third.finish()
+    assert left == [2, 1]
+
+
 def test_a_closed_ledger_has_nothing_to_commit():
     # Its open offsets are forgotten: "the one after the last seen" would say that they were finished.
     ledger = OffsetLedger()
