@@ -214,7 +214,7 @@ class Consumer:
             self._polled, max_records = self._with_room()
             try:
                 batches = await consumer.getmany(*(self._polled or [_NO_PARTITION]), max_records=max_records)
-                if not batches:
+                if not batches and self._polled == self._with_room()[0]:  # or records of others may be here already
                     await self._until_more(consumer)
             except KafkaError as e:  # not final: the next poll goes on where this one failed
                 _log.warning("poll_failed", consumer=self.name, error=str(e) or type(e).__name__)
