@@ -115,6 +115,7 @@ class App:
             topic=settings.control_topic,
             caught_up=self._control_follower.caught_up,
         )
+        self._tokens = TokenFile(settings.api_token_file)
         self._view = ReplicaView(
             settings=settings,
             replica=socket.gethostname(),
@@ -123,6 +124,7 @@ class App:
             consumers=self._consumers,
             limits=self._limits,
             control=self._control,
+            tokens=self._tokens,
             not_ready_reason=lambda: self._not_ready,
         )
         for collector in self._view.collectors():
@@ -215,7 +217,12 @@ class App:
             self._has_begun = True
             await self._until_joined(stop)
             _leave_what_stays_to_itself()
-            _log.info("started", roles=sorted(self._settings.roles), version=version("logwarden"))
+            _log.info(
+                "started",
+                roles=sorted(self._settings.roles),
+                dry_run=self._settings.dry_run,
+                version=version("logwarden"),
+            )
             await stop.wait()
             if consuming:
                 await asyncio.wait(consuming)
@@ -390,7 +397,7 @@ class App:
         )
         app = create_app(
             registry=self._metrics.registry,
-            tokens=TokenFile(settings.api_token_file),
+            tokens=self._tokens,
             not_alive_reason=self._view.stalled,
             not_ready_reason=lambda: self._not_ready,
             replica=self._view.replica,

@@ -22,6 +22,7 @@ from service.http.status import (
     StatusDocument,
     timestamp,
 )
+from service.http.tokens import TokenFile
 from service.ports import Clock
 from service.registry.cache import CachedDirectory
 from service.registry.source import Registry
@@ -29,10 +30,8 @@ from service.settings import Role, Settings
 from service.stream.consumer import Consumer
 from service.stream.publisher import KafkaPublisher
 from service.telemetry.collectors import (
-    FenceCollector,
     LaneCollector,
-    PauseCollector,
-    ProgressCollector,
+    ReplicaCollector,
     StreamCollector,
     WritesCollector,
 )
@@ -56,6 +55,7 @@ class ReplicaView:
         consumers: Sequence[Consumer],
         limits: Sequence[DeadLetterLimit],
         control: Control,
+        tokens: TokenFile,
         not_ready_reason: Callable[[], str | None],
     ) -> None:
         self.replica = replica
@@ -65,6 +65,7 @@ class ReplicaView:
         self._consumers = consumers
         self._limits = limits
         self._control = control
+        self._tokens = tokens
         self._not_ready_reason = not_ready_reason
         self._dispatcher: Dispatcher | None = None
         self._directory: Registry | None = None
@@ -86,11 +87,22 @@ class ReplicaView:
     def collectors(self) -> Iterator[Collector]:
         """What is to be registered for the metrics, once."""
         yield StreamCollector(lambda: [consumer.status() for consumer in self._consumers])
-        yield PauseCollector(lambda: self._control.paused is not None if self._control.is_known else None)
-        yield ProgressCollector(progress_s=self.progress_s)
+        yield ReplicaCollector(
+            {
+                "dry_run": lambda: self._settings.dry_run,
+                "paused": lambda: self._control.paused is not None if self._control.is_known else None,
+                "api_tokens_refused": lambda: self._tokens.problem is not None,
+                "last_progress_seconds": self.progress_s,
+            }
+        )
         yield WritesCollector(self.writes_failing_s)
         if Role.WORKER in self._settings.roles:
-            yield FenceCollector(self.calls_kept_back_s)
+            yield ReplicaCollector(
+                {
+                    "calls_kept_back_seconds": lambda: self.calls_kept_back_s() or 0.0,
+                    "commands_too_new": lambda: len(self._too_new()),
+                }
+            )
             yield LaneCollector(self.lanes, max_lanes=self._settings.metrics_max_lanes)
             yield RegistryCollector(lambda: self._directory, self._cache)
 

@@ -102,8 +102,8 @@ class ProblemType(Enum):
         "It may still be carried out, in whole or in part. Repeating it does no harm; with an Idempotency-Key it stays one request.",
     )  # fmt: skip
     TOKENS_UNUSABLE = (
-        "tokens-unusable", 503, 60, "The token file cannot be used",
-        "Nobody is let in until the operator mends the file; the service's log says what is wrong with it.",
+        "tokens-unusable", 503, 60, "There is no usable token in the token file",
+        "Nobody is let in until the operator mends the file; the service's log says which line is wrong, and why.",
     )  # fmt: skip
 
     @property

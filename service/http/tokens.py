@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,90 +37,113 @@ _log = structlog.get_logger(__name__)
 class TokenFile:
     """Callers by bearer token: one `name:token` or `token` a line, `#` starts a comment line.
 
-    The file is looked at on every use and read again when it has changed, so a token that is taken out is refused from then on. A
-    file with a line that cannot be understood lets nobody in.
+    The file is looked at on every use and read again when it has changed. A line that cannot be understood lets nobody in, and takes
+    nobody else's token away; a token that is taken out is refused from then on, whatever else is wrong with the file. So a file that is
+    absent, or has no token, lets nobody in. One that is there and cannot be read says nothing of who is taken out: the tokens that were
+    read last stay in force.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._version: tuple[int, ...] | None = None
         self._callers: Mapping[bytes, str] = {}
-        self._complaint: str | None = None
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file as it is now, None where nothing is; no file is no problem."""
+        if self._path is not None:
+            self._look(self._path)
+        return self._problem
 
     def caller(self, authorization: str | None) -> str:
         """The name of whoever sends this Authorization header. Raises ProblemError."""
         if self._path is None:
             raise ProblemError(ProblemType.CLOSED)
-        callers = self._current(self._path)
+        if not self._look(self._path):
+            raise ProblemError(ProblemType.CLOSED, f"{self._path} does not exist.")
+        if not self._callers:
+            raise ProblemError(ProblemType.TOKENS_UNUSABLE)
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise ProblemError(ProblemType.TOKEN_MISSING)
         digest = _digest(token.strip())
         found: str | None = None
-        for known, name in callers.items():  # all of them, so that the time taken says nothing
+        for known, name in self._callers.items():  # all of them, so that the time taken says nothing
             if hmac.compare_digest(known, digest):
                 found = name
         if found is None:
             raise ProblemError(ProblemType.TOKEN_REFUSED)
         return found
 
-    def _current(self, path: Path) -> Mapping[bytes, str]:
+    def _look(self, path: Path) -> bool:
+        """Take in the file as it is now; say whether it is there."""
         try:
             stat = path.stat()
             version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if version != self._version:
-                self._callers = read_tokens(path.read_text(encoding="ascii"))
+                self._callers, wrong = read_tokens(path.read_text(encoding="ascii", errors="replace"))
                 self._version = version
-                self._complaint = None
                 _log.info("api_tokens_read", path=str(path), callers=sorted(self._callers.values()))
-        except FileNotFoundError as e:  # an optional Secret that nobody has made yet
+                self._complain("; ".join(wrong) or (None if self._callers else "there is no token in it"))
+        except FileNotFoundError:  # an optional Secret that nobody has made yet, or that somebody has taken away
+            self._version, self._callers = None, {}
+            self._complain(None)
+            return False
+        except OSError as e:
             self._version = None
-            raise ProblemError(ProblemType.CLOSED, f"{path} does not exist.") from e
-        except (OSError, ValueError) as e:
-            self._version = None
-            if (complaint := str(e)) != self._complaint:  # once, not for every caller
-                self._complaint = complaint
-                _log.error("api_tokens_unusable", path=str(path), reason=complaint)
-            raise ProblemError(ProblemType.TOKENS_UNUSABLE) from e
-        return self._callers
+            self._complain(str(e))
+        return True
+
+    def _complain(self, problem: str | None) -> None:
+        if problem is not None and problem != self._problem:  # once, not for every caller
+            _log.error("api_tokens_unusable", path=str(self._path), reason=problem, in_force=len(self._callers))
+        self._problem = problem
 
 
-def read_tokens(text: str) -> dict[bytes, str]:
-    """Caller names by the SHA-256 of their token. Raises ValueError, which names the line but never shows it.
+def read_tokens(text: str) -> tuple[dict[bytes, str], list[str]]:
+    """Caller names by the SHA-256 of their token, and what is wrong with which line, which never shows it.
 
-    A token without a name is called by the start of its digest, which stays the same when lines move.
+    A token without a name is called by the start of its digest, which stays the same when lines move. One that is repeated is the
+    first line's.
     """
     callers: dict[bytes, str] = {}
+    wrong: list[str] = []
     for number, name, token in _entries(text):
-        digest = _digest(token)
-        if digest in callers:
-            raise ValueError(f"line {number} repeats a token: whose calls would they be?")
-        callers[digest] = name or f"token-{digest.hex()[:8]}"
-    return callers
+        if token is None:
+            wrong.append(_not_a_token(number))
+        elif (digest := _digest(token)) in callers:
+            wrong.append(f"line {number} repeats a token: whose calls would they be?")
+        else:
+            callers[digest] = name or f"token-{digest.hex()[:8]}"
+    return callers, wrong
 
 
 def first_token(text: str) -> str:
-    """What a caller who has such a file sends. Raises ValueError as `read_tokens` does."""
-    _, _, token = _entries(text)[0]
-    return token
+    """What a caller who has such a file sends. Raises ValueError, which names the line but never shows it."""
+    tokens: list[str] = []
+    for number, _, token in _entries(text):
+        if token is None:
+            raise ValueError(_not_a_token(number))
+        tokens.append(token)
+    if not tokens:
+        raise ValueError("there is no token in it")
+    return tokens[0]
 
 
-def _entries(text: str) -> list[tuple[int, str, str]]:
-    """Line number, name and token of each line that has one."""
-    entries = []
+def _entries(text: str) -> Iterator[tuple[int, str, str | None]]:
+    """Line number, name and token of each line that is to have one; None for a token that is none, or whose name is none."""
     for number, line in enumerate(text.splitlines(), start=1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
         name, colon, token = entry.rpartition(":")
-        if not _TOKEN.match(token) or len(token) < _MIN_TOKEN_LENGTH or (colon and not _NAME.match(name)):
-            raise ValueError(
-                f"line {number} is neither name:token nor token, of at least {_MIN_TOKEN_LENGTH} of A-Za-z0-9-._~+/"
-            )
-        entries.append((number, name, token))
-    if not entries:
-        raise ValueError("there is no token in it")
-    return entries
+        is_right = _TOKEN.match(token) and len(token) >= _MIN_TOKEN_LENGTH and (not colon or _NAME.match(name))
+        yield number, name, token if is_right else None
+
+
+def _not_a_token(number: int) -> str:
+    return f"line {number} is neither name:token nor token, of at least {_MIN_TOKEN_LENGTH} of A-Za-z0-9-._~+/"
 
 
 def _digest(token: str) -> bytes:

@@ -47,6 +47,17 @@ _LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None
     ("held", "1 while this lane waits for a global fault.", lambda lane: lane.hold is not None),
 )
 
+REPLICA_GAUGES: Final[Mapping[str, str]] = {
+    "dry_run": "1 while nothing is changed in AWS, by the setting of that name.",
+    "paused": "1 while an operator has paused the service: nothing is started. Absent while that is not known.",
+    "api_tokens_refused": "1 while a line of the token file is wrong, or all of it; the log says which, and who stays let in.",
+    "last_progress_seconds": "Since a command was last finished; since the start or a resume before the first. Absent while paused. "
+    "Worth an alert only while commands wait.",
+    "calls_kept_back_seconds": "For how long no call is made because the consumer group does not confirm whose the lanes are; 0 while it "
+    "does.",
+    "commands_too_new": "Partitions with a command that only a newer release can read: it is left for one, and they cannot move past it.",
+}
+
 
 class StreamCollector(Collector):
     """Where the consumers stand."""
@@ -103,32 +114,16 @@ class LaneCollector(Collector):
         yield from _of_each([lane for lane in status.lanes[: self._max_lanes] if lane.has_work])
 
 
-class PauseCollector(Collector):
-    """Whether the service is paused; None while that is not known."""
+class ReplicaCollector(Collector):
+    """Single numbers of the whole replica, by the names of `REPLICA_GAUGES`; what is None is not shown."""
 
-    def __init__(self, is_paused: Callable[[], bool | None]) -> None:
-        self._is_paused = is_paused
-
-    def collect(self) -> Iterable[Metric]:
-        if (is_paused := self._is_paused()) is not None:
-            yield _gauge(
-                "logwarden_paused", "1 while an operator has paused the service: nothing is started.", is_paused
-            )
-
-
-class ProgressCollector(Collector):
-    """For how long nothing has moved (seconds, None where there is nothing to move)."""
-
-    def __init__(self, progress_s: Callable[[], float | None]) -> None:
-        self._progress_s = progress_s
+    def __init__(self, values: Mapping[str, Callable[[], float | None]]) -> None:
+        self._values = values
 
     def collect(self) -> Iterable[Metric]:
-        if (progress_s := self._progress_s()) is not None:
-            yield _gauge(
-                "logwarden_last_progress_seconds",
-                "Since a command was last finished; since the start or a resume before the first. Absent while paused. Worth an alert only while commands wait.",
-                progress_s,
-            )
+        for name, value in self._values.items():
+            if (shown := value()) is not None:
+                yield _gauge(f"logwarden_{name}", REPLICA_GAUGES[name], shown)
 
 
 class WritesCollector(Collector):
@@ -146,20 +141,6 @@ class WritesCollector(Collector):
         for topic, seconds in self._failing_s().items():
             failing.add_metric([topic], seconds)
         yield failing
-
-
-class FenceCollector(Collector):
-    """For how long a worker has made no calls since its group leaves it without a word (seconds, None while it need not)."""
-
-    def __init__(self, kept_back_s: Callable[[], float | None]) -> None:
-        self._kept_back_s = kept_back_s
-
-    def collect(self) -> Iterable[Metric]:
-        yield _gauge(
-            "logwarden_calls_kept_back_seconds",
-            "For how long no call is made because the consumer group does not confirm whose the lanes are; 0 while it does.",
-            self._kept_back_s() or 0,
-        )
 
 
 def _of_all(status: LanesStatus) -> Iterable[Metric]:

@@ -10,19 +10,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from service.domain.command import Origin, Priority
-from service.domain.outcome import FailureClass, Outcome, State
+from service.domain.command import Priority
 from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
 from service.telemetry.collectors import (
-    FenceCollector,
+    REPLICA_GAUGES,
     LaneCollector,
-    PauseCollector,
-    ProgressCollector,
+    ReplicaCollector,
     StreamCollector,
     WritesCollector,
 )
-from service.telemetry.metrics import Metrics
-from tests.support.fakes import LANE, ensure, group, lane_number
+from tests.support.fakes import lane_number
+from tests.support.metrics import everything_once
 
 Labels = frozenset[tuple[str, str]]
 
@@ -164,9 +162,11 @@ def test_consumers_show_membership_and_each_partition_how_far_it_is_and_whether_
     assert values["logwarden_partition_held_back"] == {first: 1, second: 0}
 
 
-def test_progress_is_an_age_and_absent_where_no_work_is_done():
-    assert scraped(ProgressCollector(lambda: 12.5)) == {"logwarden_last_progress_seconds": {NONE: 12.5}}
-    assert scraped(ProgressCollector(lambda: None)) == {}
+@pytest.mark.parametrize("name", REPLICA_GAUGES)
+def test_a_number_of_the_replica_is_shown_and_absent_where_it_is_not_known(name):
+    assert scraped(ReplicaCollector({name: lambda: 12.5})) == {f"logwarden_{name}": {NONE: 12.5}}
+    assert scraped(ReplicaCollector({name: lambda: 0})) == {f"logwarden_{name}": {NONE: 0}}
+    assert scraped(ReplicaCollector({name: lambda: None})) == {}
 
 
 def test_a_topic_that_cannot_be_written_has_an_age_and_the_others_none():
@@ -174,43 +174,12 @@ def test_a_topic_that_cannot_be_written_has_an_age_and_the_others_none():
     assert values == {"logwarden_publish_failing_seconds": {labels(topic="work"): 0, labels(topic="outcomes"): 3}}
 
 
-@pytest.mark.parametrize(("kept_back_s", "shown"), [(None, 0), (4.5, 4.5)])
-def test_calls_that_are_kept_back_have_an_age(kept_back_s, shown):
-    assert scraped(FenceCollector(lambda: kept_back_s)) == {"logwarden_calls_kept_back_seconds": {NONE: shown}}
-
-
-@pytest.mark.parametrize(("is_paused", "shown"), [(True, 1), (False, 0)])
-def test_a_pause_is_a_gauge(is_paused, shown):
-    assert scraped(PauseCollector(lambda: is_paused)) == {"logwarden_paused": {NONE: shown}}
-
-
-def test_what_is_not_known_of_a_pause_is_not_claimed():
-    assert scraped(PauseCollector(lambda: None)) == {}
-
-
 # -- all metrics
 
 
 @pytest.fixture
 def everything() -> str:
-    """The text of a replica on which everything has happened once."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics.event_read(commands=1, problem=None)
-    metrics.call_made(LANE, failure=None, seconds=0.1)
-    metrics.command_done(ensure(), Outcome(log_group=group(), state=State.SEALED), seconds=0.2)
-    metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events", origin=Origin("events", 3, 42), reason="?")
-    metrics.dead_letters_stopped("too many")
-    metrics.verified(right=1, wrong=1, unseen=0)
-    metrics.lane_held(LANE, FailureClass.UNREACHABLE, "no route")
-    consumer = ConsumerStatus("worker", True, [PartitionStatus("work", 0, 3, 10, 9, 5)])
-    registry.register(StreamCollector(lambda: [consumer]))
-    registry.register(PauseCollector(lambda: False))
-    registry.register(ProgressCollector(lambda: 1.0))
-    registry.register(WritesCollector(lambda: {"work": 0.0}))
-    registry.register(FenceCollector(lambda: None))
-    registry.register(LaneCollector(lambda: LanesStatus.of([lane(1, waiting=1, throttled_ago_s=1.0)]), max_lanes=5))
-    return generate_latest(registry).decode()
+    return everything_once()
 
 
 def test_every_metric_is_named_as_prometheus_wants_it_and_explained(everything):

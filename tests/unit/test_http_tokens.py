@@ -21,29 +21,31 @@ def refusal(tokens: TokenFile, authorization: str | None) -> ProblemType:
 
 
 def test_each_line_is_a_token_with_or_without_a_name():
-    callers = read_tokens(f"# comment\n\n  alice:{TOKEN}  \n{OTHER_TOKEN}\n")
+    callers, wrong = read_tokens(f"# comment\n\n  alice:{TOKEN}  \n{OTHER_TOKEN}\n")
 
     digest = hashlib.sha256(OTHER_TOKEN.encode()).hexdigest()
     assert sorted(callers.values()) == ["alice", f"token-{digest[:8]}"]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("wrong_line", "let_in"),
     [
-        ("", "no token"),
-        ("# only a comment\n", "no token"),
-        (f"{TOKEN}\nshort\n", "line 2"),
-        ("alice:short", "line 1"),
-        (f"alice smith:{TOKEN}", "line 1"),
-        (f":{TOKEN}", "line 1"),
-        (f"{TOKEN} # comment", "line 1"),
-        (f"alice:{TOKEN}\nbob:{TOKEN}", "line 2"),
+        ("short", ["alice"]),
+        ("bob:short", ["alice"]),
+        (f"bob smith:{OTHER_TOKEN}", ["alice"]),
+        (f":{OTHER_TOKEN}", ["alice"]),
+        (f"{OTHER_TOKEN} # comment", ["alice"]),
+        (f"bob:{TOKEN}", ["alice"]),
+        ("<<<<<<< HEAD", ["alice"]),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_refused_as_a_whole_without_showing_a_token(text, reason):
-    with pytest.raises(ValueError, match=reason) as raised:
-        read_tokens(text)
-    assert TOKEN not in str(raised.value)
+def test_a_wrong_line_is_named_without_showing_it_and_takes_nobody_elses_token_away(wrong_line, let_in):
+    callers, [wrong] = read_tokens(f"alice:{TOKEN}\n\n{wrong_line}\n")
+    assert list(callers.values()) == let_in
+    assert wrong.startswith("line 3 ")
+    assert TOKEN not in wrong
+    assert OTHER_TOKEN not in wrong
 
 
 def test_a_caller_is_known_by_the_token(tmp_path):
@@ -98,20 +100,60 @@ def test_a_file_that_is_swapped_for_one_of_the_same_size_and_time_is_read_again(
     assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKEN_REFUSED
 
 
-@pytest.mark.parametrize("text", ["", "short\n", "alice:é"])
-def test_a_file_that_becomes_unusable_lets_nobody_in_says_so_once_and_recovers(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "no token"), ("# only a comment\n", "no token"), ("short\n", "line 1"), ("alice:é", "line 1")],
+)
+def test_a_file_that_loses_its_last_token_lets_nobody_in_says_so_once_and_recovers(tmp_path, text, reason):
     path = token_file(tmp_path)
     tokens = TokenFile(path)
     tokens.caller(f"Bearer {TOKEN}")
+    assert tokens.problem is None
     path.write_text(text)
 
     with capture_logs() as logs:
         assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKENS_UNUSABLE
         assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKENS_UNUSABLE
-    assert [entry["event"] for entry in logs] == ["api_tokens_unusable"]
+    [complaint] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert complaint["event"] == "api_tokens_unusable"
+    assert reason in complaint["reason"]
+    assert tokens.problem == complaint["reason"]
 
     token_file(tmp_path)
+    assert tokens.problem is None, "a scrape finds it mended before anybody calls"
     assert tokens.caller(f"Bearer {TOKEN}") == CALLER
+
+
+def test_a_token_that_is_taken_out_is_refused_at_once_whatever_else_is_wrong_with_the_file(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(f"alice:{TOKEN}\nbob:{OTHER_TOKEN}\n")
+    tokens = TokenFile(path)
+    assert tokens.caller(f"Bearer {TOKEN}") == "alice"
+    path.write_text(f"oops\nbob:{OTHER_TOKEN}\n")
+
+    with capture_logs() as logs:
+        assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKEN_REFUSED
+        assert tokens.caller(f"Bearer {OTHER_TOKEN}") == "bob"
+    [complaint] = [entry for entry in logs if entry["event"] == "api_tokens_unusable"]
+    assert (complaint["reason"][:6], complaint["in_force"]) == ("line 1", 1)
+    assert tokens.problem == complaint["reason"]
+
+
+def test_a_file_that_cannot_be_read_takes_nobodys_token_away_and_one_that_is_gone_takes_all(tmp_path):
+    path = token_file(tmp_path)
+    tokens = TokenFile(path)
+    tokens.caller(f"Bearer {TOKEN}")
+    path.unlink()
+    path.mkdir()
+    unreadable = tokens.problem
+    assert unreadable is not None
+    assert tokens.caller(f"Bearer {TOKEN}") == CALLER
+
+    path.rmdir()
+    assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.CLOSED
+    assert tokens.problem is None
+    path.mkdir()
+    assert refusal(tokens, f"Bearer {TOKEN}") is ProblemType.TOKENS_UNUSABLE, "nothing is remembered past that"
 
 
 async def test_everything_under_v1_is_guarded_and_nothing_else(tmp_path):

@@ -19,6 +19,7 @@ from service.domain.dead_letter import DeadLetterLimit
 from service.domain.outcome import FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.http.tokens import TokenFile
 from service.registry.file import FileDirectory
 from service.settings import Settings
 from service.stream.assignment import Assignment
@@ -54,14 +55,16 @@ class Replica:
         self.not_ready: str | None = None
         self.held: FailureClass | None = None
         self.control = Control(publisher=self.publisher, clock=self.clock, topic="control", caught_up=caught_up_already)
+        chosen = Settings(**settings)
         self.view = ReplicaView(
-            settings=Settings(**settings),
+            settings=chosen,
             replica="logwarden-0",
             clock=self.clock,
             publisher=self.publisher,
             consumers=self.consumers,
             limits=self.limits,
             control=self.control,
+            tokens=TokenFile(chosen.api_token_file),
             not_ready_reason=lambda: self.not_ready,
         )
         self.fence = Fence(clock=self.clock, lasts_s=1_000_000.0, session_s=1_000_010.0)
@@ -226,6 +229,18 @@ async def test_commands_that_are_too_new_are_named(tmp_path):
     replica.works(tmp_path)
     replica.too_new.append("work/7/42")
     assert replica.view.status().commands_too_new == ["work/7/42"]
+    assert "logwarden_commands_too_new 1.0" in replica.metrics()
+
+
+@virtual_time
+async def test_a_dry_run_and_a_wrong_token_file_are_gauges(tmp_path):
+    tokens = tmp_path / "tokens"
+    replica = Replica(dry_run=True, api_token_file=tokens)
+    assert "logwarden_dry_run 1.0" in replica.metrics()
+    assert "logwarden_dry_run 0.0" in Replica().metrics()
+    assert "logwarden_api_tokens_refused 0.0" in replica.metrics(), "nobody has made one"
+    tokens.write_text("short\n")
+    assert "logwarden_api_tokens_refused 1.0" in replica.metrics()
 
 
 @virtual_time
