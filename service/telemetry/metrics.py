@@ -69,6 +69,8 @@ class Metrics:
         self._dead_letters = Counter(
             "logwarden_dead_letters", "Records sent to the dead-letter topic.", ["failure"], registry=registry
         )
+        for failure in FailureClass:  # an increase from nothing is none to Prometheus: an alert would miss the first
+            self._dead_letters.labels(failure.label)
         self._dead_letters_stopped = Gauge(
             "logwarden_dead_letters_stopped",
             "1 once the dead-letter limit is reached, until a restart.",
