@@ -1,7 +1,7 @@
 """Durable writes: the port Publisher over one aiokafka producer."""
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -15,6 +15,7 @@ from service.domain.status import FailingWrites
 from service.ports import OutgoingRecord, RecordTooLargeError
 from service.stream.batches import Batches
 from service.stream.connection import Deadline, close_quietly, until_connected
+from service.stream.writes import Writes
 
 MAX_RECORD_BYTES: Final = (
     2 * 1024 * 1024
@@ -49,8 +50,7 @@ class KafkaPublisher:
         self._producer: AIOKafkaProducer | None = None
         self._batches: Batches | None = None
         self._patient_batches: Batches | None = None
-        self._failing: dict[str, FailingWrites] = {}
-        self._failing_records: Counter[str] = Counter()  # by topic
+        self._writes: defaultdict[str, Writes] = defaultdict(Writes)  # by topic
 
     async def __aenter__(self) -> Self:
         async def connect() -> AIOKafkaProducer:
@@ -89,7 +89,11 @@ class KafkaPublisher:
     @property
     def failing(self) -> Sequence[FailingWrites]:
         """The topics that cannot be written, since when and why; the one that cannot for longest comes first."""
-        return sorted(self._failing.values(), key=lambda failing: failing.since)
+        if not self._writes:
+            return ()
+        now = asyncio.get_running_loop().time()
+        failing = [FailingWrites(t, *of_topic) for t, w in self._writes.items() if (of_topic := w.failing(now))]
+        return sorted(failing, key=lambda failing: failing.since)
 
     async def watch(self) -> None:
         """Wait until cancelled; raise ProducerEndedError when aiokafka's sending has ended without a word."""
@@ -107,30 +111,21 @@ class KafkaPublisher:
         # aiokafka refuses a record with neither key nor value, which is what the dead letter of a keyless tombstone is
         if record.key is None and record.value is None:
             record = replace(record, key=b"")
-        is_failing = False
+        writes, now = self._writes[record.topic], asyncio.get_running_loop().time
+        write = writes.begin(now())
+        is_written = False
         try:
             while (error := await _written(batches, record)) is not None:
-                self._failed(record.topic, error, is_first=not is_failing)
-                is_failing = True
+                if writes.failed(write, error, now()):
+                    _log.warning("publish_failing", topic=record.topic, error=error)
                 await asyncio.sleep(_RETRY_WAIT_S)
+            is_written = True
         finally:
-            if is_failing:
-                self._recovered(record.topic)
-
-    def _failed(self, topic: str, error: str, *, is_first: bool) -> None:
-        before = self._failing.get(topic)
-        if before is None or before.error != error:
-            _log.warning("publish_failing", topic=topic, error=error)
-        since = asyncio.get_running_loop().time() if before is None else before.since
-        self._failing[topic] = FailingWrites(topic, since, error)
-        self._failing_records[topic] += is_first
-
-    def _recovered(self, topic: str) -> None:
-        """A record that could not be written is, or is given up; others of the topic may still fail, in another partition."""
-        self._failing_records[topic] -= 1
-        if not self._failing_records[topic]:
-            del self._failing[topic], self._failing_records[topic]
-            _log.info("publish_resumed", topic=topic)
+            if is_written:
+                if writes.acknowledged(write, now()):
+                    _log.info("publish_resumed", topic=record.topic)
+            elif writes.given_up(write, now()):
+                _log.warning("publish_failing", topic=record.topic, error="given up before it was acknowledged")
 
 
 async def _written(batches: Batches, record: OutgoingRecord) -> str | None:

@@ -135,7 +135,7 @@ class WritesCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         failing = GaugeMetricFamily(
             "logwarden_publish_failing_seconds",
-            "For how long Kafka has not taken what is written to the topic; 0 while it does.",
+            "For how long Kafka has not taken what is written to the topic, from when a record has waited for it for 3 s; 0 while it does.",
             labels=["topic"],
         )
         for topic, seconds in self._failing_s().items():

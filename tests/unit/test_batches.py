@@ -8,6 +8,7 @@ import pytest
 from aiokafka.errors import MessageSizeTooLargeError, NotLeaderForPartitionError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
+from structlog.testing import capture_logs
 
 from service.ports import OutgoingRecord
 from service.stream import publisher
@@ -229,4 +230,25 @@ async def test_a_topic_is_failing_as_long_as_a_record_of_any_of_its_partitions_i
         assert asyncio.get_running_loop().time() - failing.since == pytest.approx(10, abs=0.5)
         producer.leaderless = set()
         await stuck
+        assert publishing.failing == []
+
+
+@virtual_time
+async def test_a_topic_is_failing_while_writers_give_up_before_there_is_an_answer_and_until_one_is_written(monkeypatch):
+    producer = StartedProducer()
+    producer.latency_s = 40
+    monkeypatch.setattr(publisher, "AIOKafkaProducer", lambda **_: producer)
+    async with publisher.KafkaPublisher({}) as publishing:
+        started = asyncio.get_running_loop().time()
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(publishing.publish(record()), 10)
+                [failing] = publishing.failing
+                assert (failing.topic, failing.since) == ("work", started), "between one caller and the next, too"
+                await asyncio.sleep(20)
+        assert [entry["event"] for entry in logs] == ["publish_failing"]
+        await asyncio.sleep(60)
+        producer.latency_s = 0.002
+        await publishing.publish(record())
         assert publishing.failing == []

@@ -189,10 +189,12 @@ async def test_a_topic_that_cannot_be_written_is_named_with_since_when_and_why()
     replica = Replica()
     assert replica.view.status().publish_failing == []
     assert 'logwarden_publish_failing_seconds{topic="logwarden.outcomes"} 0.0' in replica.metrics()
-    replica.publisher._failed("logwarden.outcomes", "NotEnoughReplicas", is_first=True)
+    outcomes, retries = (replica.publisher._writes[f"logwarden.{topic}"] for topic in ("outcomes", "retry.1"))
+    outcome = outcomes.begin(replica.clock.now())
+    outcomes.failed(outcome, "NotEnoughReplicas", replica.clock.now())
     await asyncio.sleep(5)
-    replica.publisher._failed("logwarden.retry.1", "TopicAuthorizationFailed", is_first=True)
-    replica.publisher._failed("logwarden.outcomes", "NotEnoughReplicasAfterAppend", is_first=False)
+    retries.failed(retries.begin(replica.clock.now()), "TopicAuthorizationFailed", replica.clock.now())
+    outcomes.failed(outcome, "NotEnoughReplicasAfterAppend", replica.clock.now())
     await asyncio.sleep(2)
     assert [f.model_dump() for f in replica.view.status().publish_failing] == [
         {"topic": "logwarden.outcomes", "for_s": 7, "error": "NotEnoughReplicasAfterAppend"},
