@@ -274,7 +274,6 @@ class App:
             log_groups=aws.log_groups,
             keys=aws.keys,
             clock=self._clock,
-            observer=self._metrics,
             policy=Policy(
                 attempts=settings.in_place_attempts,
                 max_wait_s=settings.in_place_max_wait_s,
@@ -499,6 +498,7 @@ class App:
             use_dualstack=settings.aws_use_dualstack_endpoint,
             key_fresh_s=settings.aws_key_fresh_s,
             key_recheck_s=settings.aws_key_recheck_s,
+            on_call=self._metrics.called_aws,
         )
 
 

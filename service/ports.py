@@ -219,9 +219,6 @@ class Observer(Protocol):
     def events_irrelevant(self, count: int) -> None:
         """So many source records were irrelevant, as a look at their bytes told."""
 
-    def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:
-        """An AssociateKmsKey call was answered, or failed."""
-
     def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
         """An outcome is durable; `seconds` is the time since the trigger entered Kafka."""
 

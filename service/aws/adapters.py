@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from service.aws.clients import AwsClients
+from service.aws.clients import AwsClients, OnCall
 from service.aws.credentials import AccountCredentials, OwnCredentials
 from service.aws.keys import AwsKeys
 from service.aws.log_groups import AwsLogGroups
@@ -40,12 +40,13 @@ async def open_aws(
     role_session_tags: Mapping[str, str] | None = None,
     key_fresh_s: float = 300.0,
     key_recheck_s: float = 15.0,
+    on_call: OnCall = lambda *_: None,
 ) -> AsyncIterator[Aws]:
     """Open CloudWatch Logs and KMS, and close every connection at the end; nothing is sent before the first call.
 
     `own_account` is the account of our own credentials, None to ask STS. `role_name` may have a path. Which
     endpoints are called is told in `AwsClients`. `max_in_flight` is the size of the connection pool. `user_agent` is added to botocore's
-    own. How long keys are not looked at again is told in `AwsKeys`.
+    own. How long keys are not looked at again is told in `AwsKeys`, what `on_call` is told in `AwsClients`.
     """
     async with AwsClients(
         own_region=sts_region,
@@ -57,6 +58,7 @@ async def open_aws(
         endpoint_urls=endpoint_urls,
         use_fips=use_fips,
         use_dualstack=use_dualstack,
+        on_call=on_call,
     ) as clients:
         await clients.load()
         credentials = AccountCredentials(

@@ -6,7 +6,7 @@ one is kept; of the others only where their Region is called.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
@@ -20,10 +20,14 @@ from aiohttp import ClientSession
 
 from service.aws.errors import VENDOR_ERRORS, translate
 from service.aws.wire import FOREIGN_ANSWER_GUARDS, Api, RegionalService, SigningCredentials, open_http
+from service.domain.outcome import CallFailedError, FailureClass
 
 __all__ = ["AwsClients", "CredentialChain", "Service", "SigningCredentials"]
 
 Service = Literal["logs", "sts", "kms"]
+OnCall = Callable[
+    [str, FailureClass | None, float], None
+]  # the operation, as the client's method is called; the failure, None for none; seconds
 
 
 class CredentialChain(Protocol):
@@ -48,12 +52,15 @@ class AwsClients:
         endpoint_urls: Mapping[str, str] | None = None,
         use_fips: bool = False,
         use_dualstack: bool = False,
+        on_call: OnCall = lambda *_: None,
     ) -> None:
         """`own_region` is where this process runs: token exchanges for its own credentials go there.
 
         `endpoint_urls` has URLs by `SERVICE:REGION` or `SERVICE`; `endpoint_url` is for what is not among them. Both may hold a
         `{region}`. FIPS and dual-stack endpoints are AWS's own: where a URL is given, it is used as it is.
+        `on_call` is told of every call but those that are cancelled.
         """
+        self._on_call = on_call
         self._own_region = own_region
         self._session = AioSession()
         self._session.set_config_variable("region", own_region)
@@ -109,11 +116,20 @@ class AwsClients:
         Raises CallFailedError, also the one that `credentials` raise when they cannot be had. A cancelled call may or may not have
         been worked.
         """
+        now = asyncio.get_running_loop().time
+        started = now()
         try:
             regional = self._services.get((service, region)) or await self._regional(service, region)
-            return await regional.call(operation, credentials=credentials, params=params)
+            answer = await regional.call(operation, credentials=credentials, params=params)
+        except CallFailedError as e:
+            self._on_call(operation, e.failure, now() - started)
+            raise
         except VENDOR_ERRORS as e:
-            raise translate(e, call=f"{operation} in {region}") from e
+            error = translate(e, call=f"{operation} in {region}")
+            self._on_call(operation, error.failure, now() - started)
+            raise error from e
+        self._on_call(operation, None, now() - started)
+        return answer
 
     async def _regional(self, service: Service, region: str) -> RegionalService:
         async with self._opening:

@@ -18,7 +18,7 @@ from service.domain.log_group import KeyArn, LogGroup, TenantId, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.tenancy import Excluded, Overwrite, Owned, Undecided
-from service.ports import Clock, Keys, LogGroups, Observer, Rules, TenantDirectory
+from service.ports import Clock, Keys, LogGroups, Rules, TenantDirectory
 
 _T = TypeVar("_T")
 
@@ -112,7 +112,6 @@ class Ensure:
         log_groups: LogGroups,
         keys: Keys,
         clock: Clock,
-        observer: Observer,
         policy: Policy,
     ) -> None:
         self._directory = directory
@@ -121,7 +120,6 @@ class Ensure:
         self._observations = Observations(log_groups)
         self._ignored = Ignored(log_groups, clock=clock)
         self._clock = clock
-        self._observer = observer
         self._policy = policy
         self._history = History()
 
@@ -231,7 +229,7 @@ class Ensure:
                     raise _DecidedAnewError  # what the registry says now is waited for without a token
                 known.attempts += 1
                 known.seen_at = _LONG_AGO  # a call that fails may have met somebody else's
-                await self._call(group, key)
+                await self._log_groups.associate(group, key)
 
         try:
             await self._persist(associate, known.turn)
@@ -322,15 +320,6 @@ class Ensure:
         return finding.detail if isinstance(finding, UnusableKey) else finding.explain(log_group)
 
     # -- calls
-
-    async def _call(self, log_group: LogGroup, key: KeyArn) -> None:
-        started = self._clock.now()
-        try:
-            await self._log_groups.associate(log_group, key)
-        except CallFailedError as e:
-            self._observer.call_made(log_group.lane, failure=e.failure, seconds=self._clock.now() - started)
-            raise
-        self._observer.call_made(log_group.lane, failure=None, seconds=self._clock.now() - started)
 
     async def _persist(self, call: Callable[[], Awaitable[_T]], turn: Turn) -> _T:
         """Make a call, and make it again with full jitter while its failure may pass, each time with a token of its own.

@@ -35,15 +35,20 @@ class Metrics:
             "logwarden_commands_accepted", "Commands written to the work topic by ingest.", registry=registry
         )
         calls = Counter(
-            "logwarden_associate_calls",
-            "AssociateKmsKey calls, by failure class; ok for none.",
-            ["result"],
+            "logwarden_aws_calls",
+            "Calls to CloudWatch Logs, KMS and STS, by operation and failure class; ok for none.",
+            ["operation", "result"],
             registry=registry,
         )
         self._calls = cache(calls.labels)
-        self._call_seconds = Histogram(
-            "logwarden_associate_seconds", "Duration of AssociateKmsKey calls.", buckets=_SECONDS[:8], registry=registry
+        call_seconds = Histogram(
+            "logwarden_aws_call_seconds",
+            "Duration of those calls, until an answer or a failure, by operation.",
+            ["operation"],
+            buckets=_SECONDS[:9],
+            registry=registry,
         )
+        self._call_seconds = cache(call_seconds.labels)
         outcomes = Counter(
             "logwarden_outcomes",
             "Commands done, by state, failure class and fault.",
@@ -53,8 +58,8 @@ class Metrics:
         self._outcomes = cache(outcomes.labels)
         seconds = Histogram(
             "logwarden_command_seconds",
-            "From the trigger's arrival on Kafka to a durable outcome, by trigger.",
-            ["trigger"],
+            "From the trigger's arrival on Kafka to a durable outcome, by trigger and state: a command that is deferred has one for each time.",
+            ["trigger", "state"],
             buckets=_SECONDS,
             registry=registry,
         )
@@ -91,16 +96,17 @@ class Metrics:
     def events_irrelevant(self, count: int) -> None:
         self._events("irrelevant").inc(count)
 
-    def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:  # noqa: ARG002  the port's
-        self._calls(failure.label if failure else "ok").inc()
-        self._call_seconds.observe(seconds)
+    def called_aws(self, operation: str, failure: FailureClass | None, seconds: float) -> None:
+        """A call was answered, or failed; `operation` is one of AWS's names."""
+        self._calls(operation, failure.label if failure else "ok").inc()
+        self._call_seconds(operation).observe(seconds)
 
     def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
         failure = outcome.failure
         self._outcomes(
             outcome.state.value, failure.label if failure else "", failure.fault.value if failure else ""
         ).inc()
-        self._seconds(command.trigger.value).observe(seconds)
+        self._seconds(command.trigger.value, outcome.state.value).observe(seconds)
         fields = outcome.as_dict()
         fields.pop("failure", None)
         if failure is not None:

@@ -291,7 +291,6 @@ class RecordingObserver:
     """Remembers what it was told, one list for each method."""
 
     events: list[tuple[int, str | None]] = field(default_factory=list)
-    calls: list[tuple[Lane, FailureClass | None, float]] = field(default_factory=list)
     outcomes: list[tuple[EnsureCommand, Outcome, float]] = field(default_factory=list)
     dead_letters: list[tuple[FailureClass, str]] = field(default_factory=list)
     holds: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
@@ -304,9 +303,6 @@ class RecordingObserver:
 
     def events_irrelevant(self, count: int) -> None:
         self.events += [(0, None)] * count
-
-    def call_made(self, lane: Lane, *, failure: FailureClass | None, seconds: float) -> None:
-        self.calls.append((lane, failure, seconds))
 
     def command_done(self, command: EnsureCommand, outcome: Outcome, *, seconds: float) -> None:
         self.outcomes.append((command, outcome, seconds))

@@ -32,7 +32,7 @@ def everything_once() -> str:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.event_read(commands=1, problem=None)
-    metrics.call_made(LANE, failure=None, seconds=0.1)
+    metrics.called_aws("associate_kms_key", None, 0.1)
     metrics.command_done(ensure(), Outcome(log_group=group(), state=State.SEALED), seconds=0.2)
     metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events", origin=Origin("events", 3, 42), reason="?")
     metrics.dead_letters_stopped("too many")

@@ -46,7 +46,6 @@ class Replica:
             log_groups=log_groups,
             keys=keys,
             clock=clock,
-            observer=self.observer,
             policy=Policy(attempts=4, max_wait_s=2.0, observe_after_s=60.0),
         )
         worker = Worker(

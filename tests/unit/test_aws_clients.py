@@ -3,6 +3,7 @@ import gc
 import socket
 import warnings
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from aiobotocore.credentials import AioCredentials
@@ -30,7 +31,7 @@ async def aws():
         yield aws
 
 
-def open_clients(endpoint: str, *, read_timeout_s: float = 5.0, max_in_flight: int = 64) -> AwsClients:
+def open_clients(endpoint: str, *, read_timeout_s: float = 5.0, max_in_flight: int = 64, **more: Any) -> AwsClients:
     return AwsClients(
         own_region="us-east-1",
         endpoint_url=endpoint,
@@ -38,6 +39,7 @@ def open_clients(endpoint: str, *, read_timeout_s: float = 5.0, max_in_flight: i
         read_timeout_s=read_timeout_s,
         max_in_flight=max_in_flight,
         user_agent="logwarden/1.2.3",
+        **more,
     )
 
 
@@ -247,3 +249,27 @@ async def test_a_service_that_is_not_where_we_run_is_no_reason_not_to_start(clie
 
     monkeypatch.setattr(clients, "_looked_up", refuse)
     await clients.load()
+
+
+async def test_each_call_is_told_of_with_its_operation_how_it_ended_and_how_long_that_took(aws):
+    told: list[tuple[str, FailureClass | None]] = []
+
+    def on_call(operation: str, failure: FailureClass | None, seconds: float) -> None:
+        assert 0 < seconds < 5
+        told.append((operation, failure))
+
+    aws.script("AssociateKmsKey", json_error("ThrottlingException"), CUT)
+    async with open_clients(aws.endpoint, on_call=on_call) as clients:
+        for failure in (FailureClass.THROTTLED, FailureClass.UNREACHABLE):
+            assert await failure_of(associate(clients)) is failure
+        await associate(clients)
+        assert (
+            await failure_of(clients.call("kms", REGION, "describe_key", credentials=None, KeyId=KEY))
+            is FailureClass.CREDENTIALS_MISSING
+        )
+    assert told == [
+        ("associate_kms_key", FailureClass.THROTTLED),
+        ("associate_kms_key", FailureClass.UNREACHABLE),
+        ("associate_kms_key", None),
+        ("describe_key", FailureClass.CREDENTIALS_MISSING),
+    ]

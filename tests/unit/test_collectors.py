@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from service.domain.command import Priority
+from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
 from service.telemetry.collectors import (
     REPLICA_GAUGES,
@@ -19,7 +20,8 @@ from service.telemetry.collectors import (
     StreamCollector,
     WritesCollector,
 )
-from tests.support.fakes import lane_number
+from service.telemetry.metrics import Metrics
+from tests.support.fakes import ensure, group, lane_number
 from tests.support.metrics import everything_once
 
 Labels = frozenset[tuple[str, str]]
@@ -203,6 +205,20 @@ def test_promtool_finds_nothing_to_complain_of(everything):
         ["promtool", "check", "metrics"], check=False, input=everything, capture_output=True, text=True
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_how_long_a_command_took_is_apart_for_those_that_are_sealed_and_those_that_wait():
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.command_done(ensure(), Outcome(log_group=group(), state=State.SEALED), seconds=0.2)
+    waits = Outcome(log_group=group(), state=State.DEFERRED, failure=FailureClass.UNKNOWN_TENANT)
+    for seconds in (100.0, 200.0):
+        metrics.command_done(ensure(), waits, seconds=seconds)
+    for state, count in (("sealed", 1), ("deferred", 2)):
+        counted = registry.get_sample_value(
+            "logwarden_command_seconds_count", {"trigger": ensure().trigger.value, "state": state}
+        )
+        assert counted == count
 
 
 def test_no_metric_names_a_log_group_or_a_tenant(everything):

@@ -40,7 +40,6 @@ class Bench:
             log_groups=self.log_groups,
             keys=FakeKeys(takes_any=True),
             clock=VirtualClock(),
-            observer=self.observer,
             policy=Policy(attempts=attempts, max_wait_s=5.0, observe_after_s=3600.0),
         )
         self.dispatcher = Dispatcher(
@@ -110,12 +109,11 @@ async def test_a_lane_slower_than_the_registry_forgets_calls_all_the_same():
 
 
 @virtual_time
-async def test_a_role_that_cannot_be_assumed_costs_no_token_and_counts_as_no_call():
+async def test_a_role_that_cannot_be_assumed_costs_no_token():
     bench = Bench()
     bench.log_groups.session_failure = FailureClass.ROLE_NOT_ASSUMABLE
     assert await bench.run(3) == []
     assert bench.failures == [FailureClass.ROLE_NOT_ASSUMABLE] * 3
-    assert bench.observer.calls == []
 
 
 @virtual_time

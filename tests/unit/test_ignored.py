@@ -17,7 +17,6 @@ from tests.support.fakes import (
     OTHER_LANE,
     Deliveries,
     FakeDirectory,
-    RecordingObserver,
     TimedLogGroups,
     ensure,
     group,
@@ -45,7 +44,6 @@ class Bench:
             log_groups=self.log_groups,
             keys=FakeKeys(takes_any=True),
             clock=VirtualClock(),
-            observer=RecordingObserver(),
             policy=Policy(attempts=3, max_wait_s=1.0, observe_after_s=60.0),
         )
         self.dispatcher = Dispatcher(

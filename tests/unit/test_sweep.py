@@ -105,7 +105,6 @@ class Bench:
                 log_groups=self.log_groups,
                 keys=self.keys,
                 clock=self.clock,
-                observer=self.observer,
                 policy=policy,
             ),
             publisher=self.publisher,
