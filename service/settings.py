@@ -492,7 +492,7 @@ class Settings(BaseSettings):
     metrics_max_lanes: int = Field(
         50,
         ge=0,
-        description="Lanes with metrics of their own, the fullest first; all the others are in the totals.",
+        description="Lanes with metrics of their own, held ones first, then the fullest; all the others are in the totals.",
     )
 
     @field_validator("roles", "source_topics", "retry_delays_s", mode="before")

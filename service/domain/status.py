@@ -59,13 +59,16 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class LanesStatus:
-    """All lanes of one replica, the fullest first."""
+    """All lanes of one replica: those that are held first, as somebody has to look at them, however little waits there; then the fullest."""
 
     lanes: Sequence[LaneStatus] = ()
 
     @classmethod
     def of(cls, lanes: Iterable[LaneStatus]) -> "LanesStatus":
-        return cls(sorted(lanes, key=lambda status: (-status.total_waiting, -status.in_flight, status.lane)))
+        def place(status: LaneStatus) -> tuple[bool, int, int, Lane]:
+            return status.hold is None, -status.total_waiting, -status.in_flight, status.lane
+
+        return cls(sorted(lanes, key=place))
 
     @property
     def waiting(self) -> Mapping[Priority, int]:

@@ -64,7 +64,7 @@ class LanesDocument(BaseModel):
 
     replica: str = Field(description="Which replica answers: its host name, in Kubernetes that of the pod.")
     totals: LaneTotals
-    lanes: list[LaneDocument] = Field(description="The fullest first.")
+    lanes: list[LaneDocument] = Field(description="Those that are held first, then the fullest.")
 
 
 def lane_routes(*, replica: str, lanes: Callable[[], LanesStatus]) -> APIRouter:

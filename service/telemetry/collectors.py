@@ -1,6 +1,6 @@
 """Gauges that are read when somebody scrapes, so that nothing has to keep them in step with what they show.
 
-Labels are bounded: the lanes that are shown one by one are the fullest, and as many as the settings say.
+Labels are bounded: of the lanes as many are shown one by one as the settings say, held ones first and then the fullest.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -178,7 +178,7 @@ def _of_all(status: LanesStatus) -> Iterable[Metric]:
 def _of_each(lanes: Sequence[LaneStatus]) -> Iterable[Metric]:
     waiting = GaugeMetricFamily(
         "logwarden_lane_waiting_commands",
-        "Log groups that wait in this lane, by priority; the fullest lanes only.",
+        "Log groups that wait in this lane, by priority; of held lanes and the fullest only.",
         labels=["account", "region", "priority"],
     )
     for lane in lanes:

@@ -103,6 +103,15 @@ def test_the_fullest_lanes_have_series_of_their_own_and_no_more_than_the_setting
         assert values["logwarden_lane_rate"].keys() == values["logwarden_lane_held"].keys() == expected.keys()
 
 
+def test_a_held_lane_has_series_however_little_waits_there_and_held_ones_have_no_more_than_the_setting_says():
+    hold = Hold("role-not-assumable", 3.0)
+    lanes = [lane(n, waiting=100) for n in range(60)] + [lane(99, waiting=2, hold=hold)]
+    values = scraped_lanes(lanes)["logwarden_lane_held"]
+    assert (values[of(99)], len(values)) == (1, 50)
+    values = scraped_lanes([lane(n, waiting=1, hold=hold) for n in range(60)])["logwarden_lane_held"]
+    assert len(values) == 50
+
+
 def test_a_lane_has_series_while_it_has_work():
     values = scraped_lanes([lane(1, waiting=7), lane(2, in_flight=1), lane(3)])
     assert values["logwarden_lane_in_flight_commands"] == {of(1): 0, of(2): 1}

@@ -63,7 +63,7 @@ async def test_the_list_is_bounded_and_the_totals_are_not(tmp_path, limit, shown
         document = (await port.client.get(f"/v1/lanes{limit}")).json()
 
     assert len(document["lanes"]) == shown
-    assert document["lanes"][0]["account"] == LANE.account, "the fullest is listed first"
+    assert document["lanes"][0]["account"] == LANE.account, "the one that is held is listed first"
     assert document["totals"] == {
         "lanes": 120,
         "waiting": {"urgent": 40, "retry": 10, "sweep": 0},

@@ -202,6 +202,11 @@ def test_a_schedule_without_lanes_has_totals_of_nothing():
     assert (status.oldest_waiting_s, status.estimated_end_s) == (None, 0.0)
 
 
+def test_a_held_lane_comes_before_the_fullest():
+    held, full = status_of(1, waiting=1, hold=Hold("unreachable", 5.0)), status_of(2, waiting=100)
+    assert LanesStatus.of([full, held]).lanes == [held, full]
+
+
 def test_the_fullest_lane_comes_first():
     schedule, deliveries = Schedule(new_lane=new_lane, max_under_way=8), Deliveries()
     for lane, count in ((OTHER_LANE, 2), (LANE, 5), (lane_number(7), 1)):
