@@ -17,6 +17,7 @@ import botocore
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from aiohttp import ClientSession
+from botocore.exceptions import ClientError
 
 from service.aws.errors import VENDOR_ERRORS, translate
 from service.aws.wire import FOREIGN_ANSWER_GUARDS, Api, RegionalService, SigningCredentials, open_http
@@ -125,11 +126,17 @@ class AwsClients:
             self._on_call(operation, e.failure, now() - started)
             raise
         except VENDOR_ERRORS as e:
-            error = translate(e, call=f"{operation} in {region}")
+            error = translate(e, call=self._described(service, region, operation, e))
             self._on_call(operation, error.failure, now() - started)
             raise error from e
         self._on_call(operation, None, now() - started)
         return answer
+
+    def _described(self, service: Service, region: str, operation: str, error: Exception) -> str:
+        """What was tried, and where it was sent unless AWS itself has answered: the errors of connections do not all name their endpoint."""
+        if isinstance(error, ClientError) or (regional := self._services.get((service, region))) is None:
+            return f"{operation} in {region}"
+        return f"{operation} in {region} at {regional.host}"
 
     async def _regional(self, service: Service, region: str) -> RegionalService:
         async with self._opening:

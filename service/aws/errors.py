@@ -99,6 +99,7 @@ class ForeignAnswerError(Exception):
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"HTTP {status}, not from AWS: {body[:_MAX_MESSAGE_LENGTH].decode(errors='replace')}")
         self.status = status
+        self.is_bare = body.lstrip()[:1] in (b"", b"{")  # nothing, or AWS's own answer cut short
 
 
 VendorError = ClientError | BotoCoreError | ResponseParserError | ForeignAnswerError | aiohttp.ClientError | OSError
@@ -181,7 +182,9 @@ def translate(error: VendorError, *, call: str) -> CallFailedError:
             if code in _UNKNOWN_CALL.split():
                 return UnknownCallError(failure, f"{call}: {_described(error)}")
         case ForeignAnswerError():
-            failure = _by_status(error.status)
+            # A proxy's server error is not AWS's to mend, nor on its Health Dashboard. One that asks for fewer calls gets fewer.
+            is_a_page = error.status >= 500 and not error.is_bare
+            failure = FailureClass.UNREACHABLE if is_a_page else _by_status(error.status)
         case OSError() if error.filename is not None:
             failure = FailureClass.CREDENTIALS_MISSING  # a credentials, config or token file that cannot be read
         case _ if isinstance(error, _UNREACHABLE):

@@ -93,7 +93,8 @@ class RegionalService:
         self._path = canonical_path(url)
         proxy = ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url)
         self._endpoint = Endpoint(parsed_url, proxy=proxy, http=http)
-        self._signed_headers = {"Host": parsed_url.host_port_subcomponent or ""}
+        self.host = parsed_url.host_port_subcomponent or ""
+        self._signed_headers = {"Host": self.host}
         self._unsigned_headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
 
     async def call(

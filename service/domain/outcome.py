@@ -86,7 +86,8 @@ class FailureClass(Enum):
     )  # fmt: skip
     UNREACHABLE = (
         "unreachable", Fault.PLATFORM, True, Recourse.HOLD, 0,
-        "The endpoint does not answer. Check egress (NetworkPolicy, VPC endpoint, DNS, proxy, TLS trust) from the pod to logs.REGION.",
+        ("AWS's endpoint does not answer, or something in between does. Check egress (NetworkPolicy, VPC endpoint, DNS, proxy, TLS trust) from "
+        "the pod to the endpoint that the message names."),
     )  # fmt: skip
     # -- our own rights
     CREDENTIALS_MISSING = (

@@ -156,7 +156,8 @@ LOGS_ANSWERS = [
     (json_error("SomethingNew"), FailureClass.UNRECOGNISED),
     (json_error("ResourceNotFoundException"), FailureClass.LOG_GROUP_NOT_FOUND),
     (Answer(503), FailureClass.SERVICE_UNAVAILABLE),
-    (Answer(502, b"<html><body>Bad Gateway</body></html>", "text/html"), FailureClass.SERVICE_UNAVAILABLE),
+    (Answer(502, b"<html><body>Bad Gateway</body></html>", "text/html"), FailureClass.UNREACHABLE),
+    (Answer(503, b"upstream connect error", "text/plain"), FailureClass.UNREACHABLE),
     (Answer(404, b"<UnknownOperationException/>\n"), FailureClass.UNREACHABLE),
     (Answer(407, PAGE, "text/html"), FailureClass.UNREACHABLE),
     (Answer(403, b'"denied"', "application/json"), FailureClass.UNREACHABLE),
@@ -177,7 +178,8 @@ STS_ANSWERS = [
     (query_error("AccessDenied", "not authorized to perform: sts:AssumeRole"), FailureClass.ROLE_NOT_ASSUMABLE),
     (query_error("Throttling"), FailureClass.THROTTLED),
     (Answer(503), FailureClass.SERVICE_UNAVAILABLE),
-    (Answer(502, b"<html><body>Bad Gateway</body></html>", "text/html"), FailureClass.SERVICE_UNAVAILABLE),
+    (Answer(502, b"<html><body>Bad Gateway</body></html>", "text/html"), FailureClass.UNREACHABLE),
+    (Answer(503, b"upstream connect error", "text/plain"), FailureClass.UNREACHABLE),
     (Answer(200, PAGE, "text/html"), FailureClass.UNREACHABLE),
     (Answer(200, b"<cut", "text/xml"), FailureClass.UNREACHABLE),
     (Answer(403, b"no", "text/plain"), FailureClass.UNREACHABLE),
@@ -273,3 +275,17 @@ async def test_each_call_is_told_of_with_its_operation_how_it_ended_and_how_long
         ("associate_kms_key", None),
         ("describe_key", FailureClass.CREDENTIALS_MISSING),
     ]
+
+
+async def test_where_nobody_answers_for_aws_the_endpoint_that_was_asked_is_named(aws):
+    aws.script("AssumeRole", Answer(503, b"<html>the proxy is down</html>", "text/html"), query_error("Throttling"))
+    async with open_clients(aws.endpoint) as clients:
+        with pytest.raises(CallFailedError) as raised:
+            await clients.call("sts", "us-east-1", "assume_role", credentials=credentials_of(0), RoleArn="x")
+        assert raised.value.detail.startswith(
+            f"assume_role in us-east-1 at {aws.endpoint.removeprefix('http://')}: HTTP 503"
+        )
+        assert "the message names" in raised.value.failure.hint
+        with pytest.raises(CallFailedError) as raised:
+            await clients.call("sts", "us-east-1", "assume_role", credentials=credentials_of(0), RoleArn="x")
+        assert raised.value.detail.startswith("assume_role in us-east-1: Throttling"), "AWS has answered"

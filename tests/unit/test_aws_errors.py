@@ -241,13 +241,19 @@ def test_credentials_that_are_not_there_hold_the_lane(error):
         (200, FailureClass.UNREACHABLE),
         (403, FailureClass.UNREACHABLE),
         (429, FailureClass.THROTTLED),
-        (502, FailureClass.SERVICE_UNAVAILABLE),
+        (502, FailureClass.UNREACHABLE),
+        (503, FailureClass.UNREACHABLE),
     ],
 )
-def test_a_page_that_aws_did_not_write_is_classified_by_its_status(status, failure):
+def test_a_page_that_aws_did_not_write_is_what_is_in_between(status, failure):
     error = translate(ForeignAnswerError(status, b"<html>\xfc</html>" * 1000), call="x")
     assert error.failure is failure
     assert len(error.detail) < 600
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b'{"__type":"ThrottlingExcep'])
+def test_a_server_error_that_says_nothing_or_is_cut_short_may_be_aws_own(body):
+    assert translate(ForeignAnswerError(503, body), call="x").failure is FailureClass.SERVICE_UNAVAILABLE
 
 
 @pytest.mark.parametrize("bug", [KeyError("logGroups"), AttributeError("x"), RuntimeError("x")])

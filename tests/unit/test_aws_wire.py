@@ -20,6 +20,7 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -157,8 +158,9 @@ class ThroughAiobotocore:
 
     BEGINNINGS = {"logs": re.compile(rb"\s*(\{|\Z)"), "sts": re.compile(rb"\s*<(?!html|!doctype)", re.IGNORECASE)}  # noqa: RUF012
 
-    def __init__(self, clients: dict[Service, AioBaseClient]) -> None:
+    def __init__(self, clients: dict[Service, AioBaseClient], *, host: str) -> None:
         self._clients = clients
+        self._host = host
 
     @classmethod
     @asynccontextmanager
@@ -172,7 +174,7 @@ class ThroughAiobotocore:
             session.create_client("logs", region_name=REGION, endpoint_url=endpoint, config=config, **keys) as logs,
             session.create_client("sts", region_name=REGION, endpoint_url=endpoint, config=config, **keys) as sts,
         ):
-            yield cls({"logs": logs, "sts": sts})
+            yield cls({"logs": logs, "sts": sts}, host=endpoint.partition("//")[2])
 
     @staticmethod
     def _refuse_foreign(beginning, response_dict, **_):
@@ -184,7 +186,8 @@ class ThroughAiobotocore:
         try:
             await getattr(self._clients[service], operation)(**params)
         except VENDOR_ERRORS as e:
-            return translate(e, call=f"{operation} in {REGION}")
+            where = "" if isinstance(e, ClientError) else f" at {self._host}"
+            return translate(e, call=f"{operation} in {REGION}{where}")
         return None
 
 
