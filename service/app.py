@@ -326,6 +326,7 @@ class App:
             hold_s=settings.hold_s,
             max_hold_s=settings.max_hold_s,
             on_held=self._metrics.lane_held,
+            on_retry=self._metrics.lane_retries,
             postpone=worker.postpone,
             hold_at_most_s=settings.hold_at_most_s if settings.retry_delays_s else math.inf,
             may_call=fence.may_call,

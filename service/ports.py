@@ -236,3 +236,6 @@ class Observer(Protocol):
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         """A lane waits, for a fault that no record can help."""
+
+    def lane_retries(self, lane: Lane, failure: FailureClass, detail: str) -> None:
+        """The first call of a lane since one came to something has failed, and is made again in place. Once a minute at the most."""

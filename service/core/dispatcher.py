@@ -69,8 +69,15 @@ class Turn:
         self._dispatcher.called(self._work, error)
         if error is None or (isinstance(error, CallFailedError) and error.failure.recourse is not Recourse.HOLD):
             self.has_called = True
+        if error is None or (isinstance(error, CallFailedError) and not error.failure.is_silence):
+            self._dispatcher.answered(self._work)
         if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
             self._dispatcher.throttled(self._work, quota)
+
+    def retries(self, error: CallFailedError) -> None:
+        """Say that a call has failed, and will be made again in place."""
+        if error.failure.is_silence:
+            self._dispatcher.retries(self._work, error)
 
     async def pause(self, delay_s: float) -> None:
         """Let `delay_s` seconds pass. Raises GivenUpError when the dispatcher drains meanwhile."""
@@ -143,6 +150,7 @@ class Dispatcher:
         hold_s: float,
         max_hold_s: float,
         on_held: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
+        on_retry: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
         may_call: Callable[[], bool] = lambda: True,
         sweep: Callable[[SweepCommand, Turn], Awaitable[Held | None]] = _nobody,
         verify: Callable[[VerifyCommand, Turn], Awaitable[Held | None]] = _nobody,
@@ -155,6 +163,7 @@ class Dispatcher:
         self._hold_s = hold_s
         self._max_hold_s = max_hold_s
         self._on_held = on_held
+        self._on_retry = on_retry
         self._may_call = may_call
         self._sweep = sweep
         self._verify = verify
@@ -308,6 +317,14 @@ class Dispatcher:
             self._preparing.discard(work)
             self.schedule.unpark(work)
 
+    def answered(self, work: Work) -> None:
+        self.schedule.lane_of(work).answered()
+
+    def retries(self, work: Work, error: CallFailedError) -> None:
+        lane = self.schedule.lane_of(work)
+        if lane.retries(self._clock.now(), error.failure.label, error.detail) and not lane.is_probing:
+            self._on_retry(lane.id, error.failure, error.detail)
+
     def throttled(self, work: Work, quota: Quota) -> None:
         self.schedule.throttled(work, quota, self._clock.now())
 
@@ -412,7 +429,7 @@ class Dispatcher:
             return False
         now = self._clock.now()
         lane = self.schedule.lane_of(work)
-        if lane.hold(now, held.failure.label, first_s=self._hold_s, longest_s=self._max_hold_s):
+        if lane.hold(now, held.failure.label, held.detail, first_s=self._hold_s, longest_s=self._max_hold_s):
             self._on_held(lane.id, held.failure, held.detail)
             self._interrupt(self.schedule.give_up_waits(lane), StartOverError)
             for overdue in self.schedule.take_overdue(lane, now, after_s=self._hold_at_most_s):

@@ -331,6 +331,7 @@ class Ensure:
         except CallFailedError as e:
             if self._is_enough(e, 1, turn):
                 raise
+            turn.retries(e)
         await turn.pause(random.uniform(0, min(_FIRST_WAIT_S, self._policy.max_wait_s)))  # noqa: S311  no secret
         return await AsyncRetrying(  # an instance a use: a shared one keeps its attempts between tasks
             retry=retry_if_exception_type(CallFailedError),

@@ -17,7 +17,7 @@ from service.domain.command import EnsureCommand, Priority
 from service.domain.log_group import LogGroup
 from service.domain.offsets import Delivery
 from service.domain.pacing import Pacer, Quota
-from service.domain.status import Hold, LaneStatus
+from service.domain.status import Hold, LaneStatus, Trouble
 from service.domain.sweep import Command
 from service.domain.tokens import TokenQueue
 
@@ -49,6 +49,7 @@ _PRIORITIES: Final = tuple(Priority)  # an enum is slow to walk, and this is don
 # Getters in C: a look at a hundred thousand waiting commands takes 10 ms with them, 30 ms without, and holds everything up meanwhile.
 _PRIORITY: Final = attrgetter("priority")
 _SINCE: Final = attrgetter("since")
+_TOLD_AGAIN_S: Final = 60.0  # where every other call fails, that is news each time
 
 
 @dataclass(slots=True, eq=False)
@@ -114,8 +115,11 @@ class Lane:
         "_queues",
         "_running",
         "_tokens",
+        "_told_at",
+        "_trouble",
         "_under_way",
         "_waiting",
+        "hold_detail",
         "hold_reason",
         "id",
     )
@@ -136,6 +140,9 @@ class Lane:
         self._crowd = crowd or Crowd(_MAX_RUNNING[Priority.URGENT])
         self.id = lane
         self.hold_reason: str | None = None
+        self.hold_detail = ""
+        self._trouble: Trouble | None = None
+        self._told_at = float("-inf")
         self._max_under_way = max_under_way
         self._tokens: dict[Quota, TokenQueue[Work]] = {
             quota: TokenQueue(Pacer(ceiling_per_s=rates_per_s[quota], owned_since=owned_since)) for quota in Quota
@@ -260,13 +267,13 @@ class Lane:
             work.absorb(again.command, again.deliveries)
         self._enqueue(work, is_first=is_first)
 
-    def hold(self, now: float, reason: str, *, first_s: float, longest_s: float) -> bool:
+    def hold(self, now: float, reason: str, detail: str = "", *, first_s: float, longest_s: float) -> bool:
         """Start nothing for a while, for a fault that is not any one command's: `first_s` seconds, then twice that, and so on.
 
         The commands that were under way when the fault appeared come back one by one: they make one hold, not many. Returns
         whether this one made it.
         """
-        self.hold_reason = reason
+        self.hold_reason, self.hold_detail = reason, detail
         if now < self._held_until:
             return False
         if not self.is_probing:
@@ -280,6 +287,19 @@ class Lane:
         self._held_until = 0.0
         self._hold_s = 0.0
         self.hold_reason = None
+        self.hold_detail = ""
+
+    def retries(self, now: float, reason: str, detail: str) -> bool:
+        """Calls fail in a way that may pass by itself, and are made again in place; say whether that is news: once a minute at the most."""
+        is_news = self._trouble is None and now - self._told_at >= _TOLD_AGAIN_S
+        if is_news:
+            self._told_at = now
+        self._trouble = Trouble(reason, detail, now if self._trouble is None else self._trouble.since)
+        return is_news
+
+    def answered(self) -> None:
+        """A call came to something."""
+        self._trouble = None
 
     def take_overdue(self, now: float, *, after_s: float) -> list[Work]:
         """Start commands that have waited for `after_s` seconds in a lane that has been held for as long: they are to be postponed.
@@ -365,7 +385,7 @@ class Lane:
         pacer, oldest_since = self._tokens[Quota.ASSOCIATE].pacer, self.oldest_since()
         hold = None
         if self.hold_reason is not None and not self.is_idle:
-            hold = Hold(self.hold_reason, max(0.0, self._held_until - now))
+            hold = Hold(self.hold_reason, max(0.0, self._held_until - now), self.hold_detail)
         return LaneStatus(
             lane=self.id,
             waiting=self.waiting(),
@@ -375,6 +395,7 @@ class Lane:
             throttled_ago_s=None if pacer.throttled_at is None else now - pacer.throttled_at,
             oldest_waiting_s=None if oldest_since is None else now - oldest_since,
             hold=hold,
+            trouble=None if self.is_idle or hold is not None else self._trouble,
         )
 
     # -- inside

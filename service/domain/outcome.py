@@ -71,6 +71,11 @@ class FailureClass(Enum):
         self.shortest_delay_s = shortest_delay_s
         self.hint = hint
 
+    @property
+    def is_silence(self) -> bool:
+        """Whether nobody there does the work now, of any log group: a call that fails so is worth telling before the tries are used up."""
+        return self.is_retried_in_place and self not in (FailureClass.THROTTLED, FailureClass.OPERATION_ABORTED)
+
     # -- AWS is busy or away
     THROTTLED = (
         "throttled", Fault.AWS, True, Recourse.DEFER_ALWAYS, 0,

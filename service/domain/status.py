@@ -13,10 +13,22 @@ from service.domain.log_group import Lane
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Why a lane waits: the label of a failure class. It tries again in `for_s` seconds; at 0 it does, and has not succeeded yet."""
+    """Why a lane waits: the label of a failure class, and AWS's own words. It tries again in `for_s` seconds; at 0 it does, and has not
+    succeeded yet.
+    """
 
     reason: str
     for_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Calls of a lane fail and are made again, and none has come to anything `since` (monotonic seconds). It may yet be held for it."""
+
+    reason: str
+    detail: str
+    since: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +47,7 @@ class LaneStatus:
     throttled_ago_s: float | None = None
     oldest_waiting_s: float | None = None
     hold: Hold | None = None
+    trouble: Trouble | None = None
     is_paused: bool = False
 
     @property
@@ -48,11 +61,11 @@ class LaneStatus:
     @property
     def estimated_end_s(self) -> float | None:
         """When the last of what waits will have started, at the rate of now; 0 if nothing waits, None while nobody can know: the
-        service is paused, or the lane is held until somebody mends something.
+        service is paused, no call comes to anything, or the lane is held until somebody mends something.
         """
         if not self.total_waiting:
             return 0.0
-        if self.is_paused or self.hold is not None:
+        if self.is_paused or self.hold is not None or self.trouble is not None:
             return None
         return self.total_waiting / self.rate_per_s
 
@@ -83,6 +96,11 @@ class LanesStatus:
     def held(self) -> Mapping[str, int]:
         """How many lanes wait, by reason; only reasons that there are."""
         return Counter(lane.hold.reason for lane in self.lanes if lane.hold)
+
+    @property
+    def in_trouble(self) -> Mapping[str, int]:
+        """In how many lanes no call comes to anything, by reason; only reasons that there are, and no lanes that are held for it."""
+        return Counter(lane.trouble.reason for lane in self.lanes if lane.trouble)
 
     @property
     def oldest_waiting_s(self) -> float | None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.domain.command import Priority
 from service.domain.outcome import FailureClass
-from service.domain.status import Hold, LanesStatus, LaneStatus
+from service.domain.status import Hold, LanesStatus, LaneStatus, Trouble
 from service.http.problems import ProblemType, documented
 from service.http.tokens import GUARDED, REFUSALS, bearer
 
@@ -21,8 +21,17 @@ class HoldDocument(BaseModel):
     """Why a lane waits."""
 
     reason: str = Field(description="The failure class.")
+    detail: str = Field(description="What AWS, or whoever does not let us, says, for people.")
     hint: str | None = Field(description="What an operator does about it.")
     for_s: float = Field(description="When it tries again (seconds); 0 while it does.")
+
+
+class TroubleDocument(BaseModel):
+    """Why calls fail, while they are made again at once."""
+
+    reason: str = Field(description="The failure class.")
+    detail: str = Field(description="What AWS, or whoever answers for it, says, for people.")
+    hint: str | None = Field(description="What an operator does about it, should it go on.")
 
 
 class LaneDocument(BaseModel):
@@ -41,8 +50,11 @@ class LaneDocument(BaseModel):
         description="How long the oldest command has waited since this replica read it (seconds)."
     )
     held: HoldDocument | None = Field(description="Why the lane waits for a fault that is not any one log group's.")
+    retrying: TroubleDocument | None = Field(
+        description="Why no call comes to anything, while they are made again; where it goes on, the lane is held for it."
+    )
     estimated_end_s: float | None = Field(
-        description="When everything that waits will have started, at the rate of now (seconds); null while paused or held."
+        description="When everything that waits will have started, at the rate of now (seconds); null while paused, held or retrying."
     )
 
 
@@ -55,7 +67,7 @@ class LaneTotals(BaseModel):
     held: dict[str, int] = Field(description="Lanes that wait for a fault, by failure class.")
     oldest_waiting_s: float | None = Field(description="How long the oldest command has waited (seconds).")
     estimated_end_s: float | None = Field(
-        description="When the last lane will have started everything (seconds); null where a lane has work and is paused or held."
+        description="When the last lane will have started everything (seconds); null where that is not known of a lane."
     )
 
 
@@ -113,12 +125,19 @@ def _lane(status: LaneStatus) -> LaneDocument:
         throttled_ago_s=_rounded(status.throttled_ago_s),
         oldest_waiting_s=_rounded(status.oldest_waiting_s),
         held=None if status.hold is None else _hold(status.hold),
+        retrying=None if status.trouble is None else _trouble(status.trouble),
         estimated_end_s=_rounded(status.estimated_end_s),
     )
 
 
 def _hold(hold: Hold) -> HoldDocument:
-    return HoldDocument(reason=hold.reason, hint=_HINTS.get(hold.reason), for_s=round(hold.for_s, 3))
+    return HoldDocument(
+        reason=hold.reason, detail=hold.detail, hint=_HINTS.get(hold.reason), for_s=round(hold.for_s, 3)
+    )
+
+
+def _trouble(trouble: Trouble) -> TroubleDocument:
+    return TroubleDocument(reason=trouble.reason, detail=trouble.detail, hint=_HINTS.get(trouble.reason))
 
 
 def _by_name(waiting: Mapping[Priority, int]) -> dict[str, int]:

@@ -41,7 +41,7 @@ _LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None
     ),
     (
         "estimated_end_seconds",
-        "In how long everything that waits in this lane will have started, at the rate of now; absent while that is not known: paused, or held.",
+        "In how long everything that waits in this lane will have started, at the rate of now; absent while that is not known: paused, held, or no call comes to anything.",
         lambda lane: lane.estimated_end_s,
     ),
     ("held", "1 while this lane waits for a global fault.", lambda lane: lane.hold is not None),
@@ -152,6 +152,15 @@ def _of_all(status: LanesStatus) -> Iterable[Metric]:
     for failure, lanes in {**known, **status.held}.items():
         held.add_metric([failure], lanes)
     yield held
+    retrying = GaugeMetricFamily(
+        "logwarden_lanes_retrying",
+        "Lanes, not held yet, in which no call has come to anything since one failed so; they are made again in place.",
+        labels=["failure"],
+    )
+    silent = dict.fromkeys((f.label for f in FailureClass if f.is_silence), 0)
+    for failure, lanes in {**silent, **status.in_trouble}.items():
+        retrying.add_metric([failure], lanes)
+    yield retrying
     waiting = GaugeMetricFamily(
         "logwarden_waiting_commands", "Log groups that wait in their lanes, by priority.", labels=["priority"]
     )

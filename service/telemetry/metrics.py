@@ -156,3 +156,13 @@ class Metrics:
             detail=detail,
             hint=failure.hint,
         )
+
+    def lane_retries(self, lane: Lane, failure: FailureClass, detail: str) -> None:
+        _log.warning(
+            "lane_retries",
+            account=lane.account,
+            region=lane.region,
+            failure=failure.label,
+            detail=detail,
+            hint=failure.hint,
+        )

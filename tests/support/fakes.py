@@ -294,6 +294,7 @@ class RecordingObserver:
     outcomes: list[tuple[EnsureCommand, Outcome, float]] = field(default_factory=list)
     dead_letters: list[tuple[FailureClass, str]] = field(default_factory=list)
     holds: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
+    retries: list[tuple[Lane, FailureClass, str]] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
     verifications: list[tuple[int, int, int]] = field(default_factory=list)
     too_new: list[str] = field(default_factory=list)
@@ -321,6 +322,9 @@ class RecordingObserver:
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self.holds.append((lane, failure, detail))
+
+    def lane_retries(self, lane: Lane, failure: FailureClass, detail: str) -> None:
+        self.retries.append((lane, failure, detail))
 
 
 def unlimited() -> DeadLetterLimit:

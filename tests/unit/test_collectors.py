@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from service.domain.command import Priority
 from service.domain.outcome import FailureClass, Outcome, State
-from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus
+from service.domain.status import ConsumerStatus, Hold, LanesStatus, LaneStatus, PartitionStatus, Trouble
 from service.telemetry.collectors import (
     REPLICA_GAUGES,
     LaneCollector,
@@ -150,6 +150,15 @@ def test_held_lanes_are_counted_by_failure_class_and_a_class_that_holds_none_is_
         )
     }
     assert values["logwarden_lane_held"] == {of(1): 1, of(2): 0}
+
+
+def test_lanes_whose_calls_come_to_nothing_are_counted_by_failure_class_before_they_are_held():
+    values = scraped_lanes([lane(1, waiting=1, trouble=Trouble("unreachable", "no answer", 0.0)), lane(2, waiting=1)])
+    assert values["logwarden_lanes_retrying"] == {
+        labels(failure=failure): int(failure == "unreachable")
+        for failure in ("service-unavailable", "unreachable", "credentials-rejected")
+    }
+    assert values["logwarden_lane_estimated_end_seconds"] == {of(2): 0.4}
 
 
 # -- consumers and progress

@@ -10,6 +10,7 @@ from service.core.ensure import Ensure, Policy
 from service.domain.command import EnsureCommand
 from service.domain.outcome import FailureClass
 from service.domain.schedule import Schedule
+from service.domain.status import LaneStatus
 from tests.support.fakes import (
     LANE,
     Deliveries,
@@ -48,6 +49,7 @@ class Bench:
             clock=VirtualClock(),
             hold_s=5.0,
             max_hold_s=60.0,
+            on_retry=self.observer.lane_retries,
         )
         self.failures: list[FailureClass] = []
 
@@ -140,3 +142,29 @@ async def test_tags_that_decide_are_looked_up_again_before_a_call_is_repeated_af
     assert len(calls) < 8
     assert max(calls) < 1.0 + 3.0 + 1.0
     assert bench.failures == []
+
+
+@virtual_time
+async def test_a_silent_aws_shows_from_the_first_call_that_gets_no_answer_until_one_does():
+    bench = Bench(attempts=6)
+    bench.log_groups.failure, bench.log_groups.latency_s = FailureClass.UNREACHABLE, 10.0
+
+    def lane() -> LaneStatus:
+        [status] = bench.dispatcher.schedule.status(VirtualClock().now()).lanes
+        return status
+
+    def answers() -> None:
+        shown.append(lane())
+        bench.log_groups.failure, bench.log_groups.latency_s = None, 0.1
+
+    shown: list[LaneStatus] = []
+    await bench.run(
+        100,
+        meanwhile=[(5, lambda: shown.append(lane())), (12, answers), (25, lambda: shown.append(lane()))],
+    )
+    before, silent, after = shown
+    assert before.trouble is None, "nobody knows yet"
+    assert silent.trouble is not None
+    assert (silent.trouble.reason, silent.hold, silent.estimated_end_s) == ("unreachable", None, None)
+    assert after.trouble is None
+    assert [(where, failure) for where, failure, _ in bench.observer.retries] == [(LANE, FailureClass.UNREACHABLE)]

@@ -1,11 +1,13 @@
 """`GET /v1/lanes`."""
 
+from dataclasses import replace
+
 import jsonschema
 import pytest
 
 from service.domain.command import Priority
 from service.domain.outcome import FailureClass
-from service.domain.status import Hold, LanesStatus, LaneStatus
+from service.domain.status import Hold, LanesStatus, LaneStatus, Trouble
 from tests.support.fakes import LANE, lane_number
 from tests.support.http import REPLICA, side_port, token_file
 
@@ -17,7 +19,7 @@ BUSY = LaneStatus(
     ceiling_per_s=5.0,
     throttled_ago_s=2.34567,
     oldest_waiting_s=12.0,
-    hold=Hold("role-not-assumable", 7.5),
+    hold=Hold("role-not-assumable", 7.5, "AccessDenied: not authorized to perform: sts:AssumeRole"),
 )
 
 
@@ -47,13 +49,30 @@ async def test_a_lane_says_what_waits_how_fast_it_goes_and_what_holds_it_up(tmp_
         "oldest_waiting_s": 12.0,
         "held": {
             "reason": "role-not-assumable",
+            "detail": "AccessDenied: not authorized to perform: sts:AssumeRole",
             "hint": FailureClass.ROLE_NOT_ASSUMABLE.hint,
             "for_s": 7.5,
         },
+        "retrying": None,
         "estimated_end_s": None,
     }
     assert document["lanes"][1]["held"] is None
     assert document["lanes"][1]["throttled_ago_s"] is None
+
+
+async def test_a_lane_whose_calls_come_to_nothing_says_why_before_it_is_held(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        port.lanes = LanesStatus.of(
+            [replace(BUSY, hold=None, trouble=Trouble("unreachable", "no answer in 10 s", 0.0))]
+        )
+        [lane] = (await port.client.get("/v1/lanes")).json()["lanes"]
+
+    assert (lane["held"], lane["estimated_end_s"]) == (None, None)
+    assert lane["retrying"] == {
+        "reason": "unreachable",
+        "detail": "no answer in 10 s",
+        "hint": FailureClass.UNREACHABLE.hint,
+    }
 
 
 @pytest.mark.parametrize(("limit", "shown"), [("", 100), ("?limit=1", 1), ("?limit=1000", 120)])

@@ -7,7 +7,7 @@ from service.domain.command import Priority, Trigger
 from service.domain.lane import Lane, Work
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
-from service.domain.status import Hold, LanesStatus, LaneStatus
+from service.domain.status import Hold, LanesStatus, LaneStatus, Trouble
 from tests.support import fakes
 from tests.support.fakes import LANE, OTHER_LANE, Deliveries, ensure, lane_number
 
@@ -117,13 +117,31 @@ def test_a_held_lane_says_why_and_for_how_long_until_a_call_succeeds():
     lane = new_lane()
     add(lane, "a", "b")
     lane.put_back(start(lane, START + 1))
-    lane.hold(START + 1, "unreachable", first_s=5.0, longest_s=60.0)
-    assert lane.status(START + 2).hold == Hold("unreachable", 4.0)
-    assert lane.status(START + 6).hold == Hold("unreachable", 0.0), "it tries, and nobody knows yet"
+    lane.hold(START + 1, "unreachable", "no route", first_s=5.0, longest_s=60.0)
+    assert lane.status(START + 2).hold == Hold("unreachable", 4.0, "no route")
+    assert lane.status(START + 6).hold == Hold("unreachable", 0.0, "no route"), "it tries, and nobody knows yet"
     work = start(lane, START + 6)
     lane.release()
     lane.finish(work, START + 7)
     assert lane.status(START + 7).hold is None
+
+
+def test_a_lane_whose_calls_come_to_nothing_says_so_once_until_one_does_or_it_is_held_for_it():
+    lane = new_lane()
+    add(lane, "a", "b")
+    work = start(lane, START + 1)
+    assert lane.retries(START + 1, "unreachable", "no route")
+    assert not lane.retries(START + 3, "service-unavailable", "try later"), "no news"
+    status = lane.status(START + 4)
+    assert status.trouble == Trouble("service-unavailable", "try later", START + 1)
+    assert status.estimated_end_s is None
+    assert LanesStatus.of([status]).in_trouble == {"service-unavailable": 1}
+    lane.put_back(work)
+    lane.hold(START + 4, "unreachable", first_s=5.0, longest_s=60.0)
+    assert LanesStatus.of([lane.status(START + 5)]).in_trouble == {}
+    lane.release()
+    lane.answered()
+    assert (lane.status(START + 6).trouble, lane.status(START + 6).estimated_end_s) == (None, 0.4)
 
 
 def test_a_held_lane_without_work_is_not_held():

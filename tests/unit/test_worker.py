@@ -50,12 +50,13 @@ _T = TypeVar("_T")
 class RecordingTurn(Turn):
     """A turn whose token is there as soon as the pause before the call is over."""
 
-    __slots__ = ("calls", "gives_up", "meanwhile", "probing", "throttles", "waits")
+    __slots__ = ("calls", "gives_up", "meanwhile", "probing", "retried", "throttles", "waits")
 
     def __init__(self) -> None:
         self.waits: list[float] = []
         self.calls: Counter[Quota] = Counter()
         self.throttles = 0
+        self.retried: list[FailureClass] = []
         self.gives_up = False
         self.probing = False
         self.meanwhile: Callable[[], None] = lambda: None
@@ -77,6 +78,9 @@ class RecordingTurn(Turn):
         except CallFailedError as e:
             self.throttles += e.failure is FailureClass.THROTTLED
             raise
+
+    def retries(self, error: CallFailedError) -> None:
+        self.retried.append(error.failure)
 
     async def pause(self, delay_s: float) -> None:
         self.waits.append(delay_s)
@@ -878,6 +882,7 @@ async def test_a_call_that_fails_for_a_moment_is_tried_again():
     assert await bench.work(ensure(**FRESH)) is None
     assert (bench.outcome["state"], bench.outcome["attempts"]) == ("sealed", 3)
     assert "failure" not in bench.outcome
+    assert bench.turn.retried == [FailureClass.OPERATION_ABORTED], "the lane is told at the first of them"
 
 
 @virtual_time
