@@ -25,6 +25,7 @@ from service.core.dead_letters import DeadLetters
 from service.core.dispatcher import Dispatcher
 from service.core.ensure import Ensure, Policy
 from service.core.fence import Fence
+from service.core.holds import Holds
 from service.core.ingest import Ingest, PostedEvents
 from service.core.intake import Intake
 from service.core.requests import Requests
@@ -37,10 +38,11 @@ from service.core.worker import Topics, Worker
 from service.domain import log_group
 from service.domain.dead_letter import DeadLetterLimit
 from service.domain.events import EventParser
+from service.domain.held import HeldLanes, is_of_a_lane
 from service.domain.lane import Crowd, Lane
 from service.domain.log_group import AccountId
 from service.domain.offsets import untracked
-from service.domain.outcome import Outcome
+from service.domain.outcome import FailureClass, Outcome
 from service.domain.pacing import Quota
 from service.domain.request import RequestBook
 from service.domain.schedule import Schedule
@@ -115,6 +117,7 @@ class App:
             topic=settings.control_topic,
             caught_up=self._control_follower.caught_up,
         )
+        self._held = HeldLanes()
         self._tokens = TokenFile(settings.api_token_file)
         self._view = ReplicaView(
             settings=settings,
@@ -124,6 +127,7 @@ class App:
             consumers=self._consumers,
             limits=self._limits,
             control=self._control,
+            held=self._held,
             tokens=self._tokens,
             not_ready_reason=lambda: self._not_ready,
         )
@@ -188,7 +192,7 @@ class App:
             present = await until_connected("topics", lambda: require_topics(self._arguments, topics))
             await stack.enter_async_context(self._publisher)
             background: list[Coroutine[Any, Any, None]] = [
-                self._control_follower.follow(self._control.apply),
+                self._control_follower.follow(self._controlled),
                 self._publisher.watch(),
             ]
             if settings.topic_replication != 1:
@@ -316,6 +320,12 @@ class App:
             retry_delays_s=settings.retry_delays_s,
             on_outcome=told,
         )
+        holds = Holds(publisher=self._publisher, clock=self._clock, topic=settings.control_topic, known=self._held)
+
+        def held(lane: log_group.Lane, failure: FailureClass, detail: str) -> None:
+            self._metrics.lane_held(lane, failure, detail)
+            holds.held(lane, failure, detail)
+
         fence = Fence(clock=self._clock, lasts_s=LEASE_S, session_s=SESSION_S)
         dispatcher = Dispatcher(
             schedule=Schedule(new_lane=self._new_lane, max_under_way=settings.max_in_flight),
@@ -325,7 +335,8 @@ class App:
             clock=self._clock,
             hold_s=settings.hold_s,
             max_hold_s=settings.max_hold_s,
-            on_held=self._metrics.lane_held,
+            on_held=held,
+            on_released=holds.released,
             on_retry=self._metrics.lane_retries,
             postpone=worker.postpone,
             hold_at_most_s=settings.hold_at_most_s if settings.retry_delays_s else math.inf,
@@ -350,7 +361,7 @@ class App:
         self._consume("worker", [settings.work_topic], intake, max_pending=settings.max_pending, membership=fence)
         if retry_topics:
             self._consume("retry", retry_topics, retries, max_pending=_FORWARDED_AT_ONCE)
-        running = [dispatcher.run(), intake.run(), sweeper.run(), retries.run()]
+        running = [dispatcher.run(), holds.run(), intake.run(), sweeper.run(), retries.run()]
         if self._has_sweep_schedule:
             running.append(self._sweep_schedule(directory).run())
         return running
@@ -378,10 +389,20 @@ class App:
         """Take in a record of the requests topic."""
         (self._sweeps.apply if is_sweep_record(value) else self._requests.apply)(value)
 
+    def _controlled(self, key: bytes | None, value: bytes | None) -> None:
+        """Take in a record of the control topic."""
+        if key is not None and is_of_a_lane(key):
+            self._held.apply(key, value, now_ms=self._clock.epoch_ms())
+        else:
+            self._control.apply(key, value)
+
     def _side_port(self) -> AbstractAsyncContextManager[Address]:
         settings = self._settings
         trigger = Trigger(
-            requests=self._requests, max_groups=settings.http_max_groups, max_wait_s=settings.http_max_wait_s
+            requests=self._requests,
+            why_waits=self._view.why_waits,
+            max_groups=settings.http_max_groups,
+            max_wait_s=settings.http_max_wait_s,
         )
         sweeping = Sweeping(
             requests=self._sweeps, directory=lambda: self._directory, max_wait_s=settings.http_max_wait_s

@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     )
     control_topic: str = Field(
         "logwarden.control",
-        description="Whether the service is paused, and by whom: one partition, compacted, so that the last word is kept.",
+        description="Whether the service is paused, and by whom, and which lanes are held: one partition, compacted, so that the last word is kept.",
     )
     work_partitions: int = Field(
         48, ge=1, le=10_000, description="Partitions of the work topic at creation: the upper limit of worker replicas."

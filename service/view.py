@@ -13,6 +13,9 @@ from service.core.control import Control
 from service.core.dispatcher import Dispatcher
 from service.core.fence import Fence
 from service.domain.dead_letter import DeadLetterLimit
+from service.domain.held import HeldLanes
+from service.domain.log_group import Lane
+from service.domain.outcome import FailureClass
 from service.domain.status import LanesStatus
 from service.http.status import (
     ConsumerDocument,
@@ -23,6 +26,7 @@ from service.http.status import (
     timestamp,
 )
 from service.http.tokens import TokenFile
+from service.http.trigger import Waits
 from service.ports import Clock
 from service.registry.cache import CachedDirectory
 from service.registry.source import Registry
@@ -41,6 +45,8 @@ _STALLED_S: Final = (
     300.0  # a consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most
 )
 
+_HINTS: Final = {failure.label: failure.hint for failure in FailureClass}
+
 
 class ReplicaView:
     """`consumers` and `limits` are looked at anew each time: what has not been started yet is not in them."""
@@ -55,6 +61,7 @@ class ReplicaView:
         consumers: Sequence[Consumer],
         limits: Sequence[DeadLetterLimit],
         control: Control,
+        held: HeldLanes,
         tokens: TokenFile,
         not_ready_reason: Callable[[], str | None],
     ) -> None:
@@ -65,6 +72,7 @@ class ReplicaView:
         self._consumers = consumers
         self._limits = limits
         self._control = control
+        self._held = held
         self._tokens = tokens
         self._not_ready_reason = not_ready_reason
         self._dispatcher: Dispatcher | None = None
@@ -138,6 +146,15 @@ class ReplicaView:
         """For how long the group has left the worker without a word, so that it makes no calls; None while it need not."""
         has_lanes = any(consumer.name == "worker" and consumer.has_partitions for consumer in self._consumers)
         return self._fence.shut_s if self._fence is not None and has_lanes else None
+
+    def why_waits(self, lane: Lane) -> Waits | None:
+        """Why what waits for this lane, whoever owns it, is not worked now; None where nothing is known to be in the way."""
+        if (paused := self._control.paused) is not None:
+            hint = f"Ask {paused.by} when it ends; `logwarden resume` ends it."
+            return Waits("paused", paused.reason, hint, paused.at_ms)
+        if (held := self._held.find(lane, now_ms=self._clock.epoch_ms())) is not None:
+            return Waits(held.failure, held.detail, _HINTS.get(held.failure, ""), held.since_ms)
+        return None
 
     def stalled(self) -> str | None:
         """Why the process should be restarted, None if it should not: never for anything outside it."""

@@ -15,6 +15,7 @@ import structlog
 from service.core.dispatcher import Dispatcher
 from service.core.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S
 from service.domain.control import KEY, MalformedControlRecordError, Paused, Resumed, Word, word_from_record
+from service.domain.held import is_of_a_lane
 from service.ports import Clock, OutgoingRecord, Publisher
 
 _log = structlog.get_logger(__name__)
@@ -98,7 +99,11 @@ class Control:
                 self._tell()
 
     def apply(self, key: bytes | None, value: bytes | None) -> None:
-        """Take in a record of the control topic; no value means a word that was deleted. One that is not ours is logged and passed over."""
+        """Take in a record of the control topic; no value means a word that was deleted. One that is not ours is logged and passed over,
+        unless it is about a lane, for which `HeldLanes` is there.
+        """
+        if is_of_a_lane(key):
+            return
         try:
             word = word_from_record(key, value)
         except MalformedControlRecordError as e:

@@ -150,6 +150,7 @@ class Dispatcher:
         hold_s: float,
         max_hold_s: float,
         on_held: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
+        on_released: Callable[[log_group.Lane], None] = lambda _: None,
         on_retry: Callable[[log_group.Lane, FailureClass, str], None] = lambda *_: None,
         may_call: Callable[[], bool] = lambda: True,
         sweep: Callable[[SweepCommand, Turn], Awaitable[Held | None]] = _nobody,
@@ -163,6 +164,7 @@ class Dispatcher:
         self._hold_s = hold_s
         self._max_hold_s = max_hold_s
         self._on_held = on_held
+        self._on_released = on_released
         self._on_retry = on_retry
         self._may_call = may_call
         self._sweep = sweep
@@ -415,8 +417,10 @@ class Dispatcher:
         self.last_progress = self._clock.now()
         for delivery in work.deliveries:
             delivery.finish()
-        if lane_is_well:
-            self.schedule.lane_of(work).release()
+        lane = self.schedule.lane_of(work)
+        if lane_is_well and lane.hold_reason is not None:
+            lane.release()
+            self._on_released(lane.id)
         self._leave(work)
 
     def _is_proof(self, work: Work, turn: Turn) -> bool:

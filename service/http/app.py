@@ -13,6 +13,7 @@ from service.core.control import Control
 from service.core.ingest import PostedEvents
 from service.core.requests import Requests
 from service.core.sweep_requests import SweepRequests
+from service.domain.log_group import Lane
 from service.domain.status import LanesStatus
 from service.http.body_limit import BodyLimit
 from service.http.events import event_routes
@@ -24,7 +25,7 @@ from service.http.problems import ANY_OTHER_ERROR, Problem, answer_with_problems
 from service.http.status import StatusDocument, status_routes
 from service.http.sweeps import sweep_routes
 from service.http.tokens import Guard, TokenFile
-from service.http.trigger import trigger_routes
+from service.http.trigger import Waits, trigger_routes
 from service.ports import TenantDirectory
 
 _DESCRIPTION = "Keeps every CloudWatch log group encrypted under its own tenant's KMS key."
@@ -32,9 +33,10 @@ _DESCRIPTION = "Keeps every CloudWatch log group encrypted under its own tenant'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """What the manual trigger needs; `max_groups` of one request, `max_wait_s` (seconds) for one that waits."""
+    """What the manual trigger needs; `max_groups` of one request, `max_wait_s` (seconds) for one that waits; why a lane has to."""
 
     requests: Requests
+    why_waits: Callable[[Lane], Waits | None]
     max_groups: int
     max_wait_s: float
 
@@ -81,6 +83,7 @@ def create_app(
             trigger_routes(
                 requests=trigger.requests,
                 not_ready_reason=not_ready_reason,
+                why_waits=trigger.why_waits,
                 max_groups=trigger.max_groups,
                 max_wait_s=trigger.max_wait_s,
             )

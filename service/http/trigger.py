@@ -1,6 +1,7 @@
 """The manual trigger: ask for log groups to be ensured, and see what became of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import structlog
@@ -9,10 +10,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.core.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
-from service.domain.log_group import InvalidIdentityError, LogGroup
+from service.domain.log_group import InvalidIdentityError, Lane, LogGroup
 from service.domain.request import RequestState, RequestStatus
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
+from service.http.status import timestamp
 from service.http.tokens import GUARDED, REFUSALS, bearer
 from service.ports import RecordTooLargeError
 
@@ -30,6 +32,20 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Why what was asked for is not worked now: a failure class or `paused`, since when (ms since 1970), and what to do."""
+
+    reason: str
+    detail: str
+    hint: str
+    since_ms: int
+
+    def as_dict(self) -> dict[str, str]:
+        since = timestamp(self.since_ms)
+        return {"class": self.reason, "detail": self.detail, "hint": self.hint, "since": since}
 
 
 class LogGroupReference(BaseModel):
@@ -56,6 +72,11 @@ class LogGroupStatus(BaseModel):
     attempts: int | None = Field(None, description="AssociateKmsKey calls made.")
     retry_in_s: float | None = Field(None, description="When a deferred log group is tried again (seconds).")
     failure: dict[str, str] | None = Field(None, description="`class`, `fault` (who has to act) and `hint`.")
+    waits: dict[str, str] | None = Field(
+        None,
+        description="Why a `pending` one has to wait, where that is known: `class` (a failure class that its account and Region are held for, "
+        "or `paused`), `detail`, `hint`, and `since` (in UTC).",
+    )
 
 
 class RequestDocument(BaseModel):
@@ -92,7 +113,12 @@ _IdempotencyKey = Annotated[
 
 
 def trigger_routes(
-    *, requests: Requests, not_ready_reason: Callable[[], str | None], max_groups: int, max_wait_s: float
+    *,
+    requests: Requests,
+    not_ready_reason: Callable[[], str | None],
+    why_waits: Callable[[Lane], Waits | None],
+    max_groups: int,
+    max_wait_s: float,
 ) -> APIRouter:
     """The routes of the trigger, for an app that guards them. Times in seconds."""
     routes = APIRouter(prefix=f"{GUARDED}/requests", tags=["requests"], dependencies=[Depends(bearer)])
@@ -153,7 +179,7 @@ def trigger_routes(
             status = await _answered(requests, status.id, wait_s) or status
         headers = _applied(wait_s) | {"Location": f"{routes.prefix}/{status.id}"}
         return JSONResponse(
-            status.as_dict(), status_code=200 if status.state is RequestState.DONE else 202, headers=headers
+            _document(status, why_waits), status_code=200 if status.state is RequestState.DONE else 202, headers=headers
         )
 
     @routes.get(
@@ -174,9 +200,20 @@ def trigger_routes(
         status = await _answered(requests, request_id, wait_s)
         if status is None:
             raise ProblemError(ProblemType.UNKNOWN_REQUEST)
-        return JSONResponse(status.as_dict(), headers=_applied(wait_s))
+        return JSONResponse(_document(status, why_waits), headers=_applied(wait_s))
 
     return routes
+
+
+def _document(status: RequestStatus, why_waits: Callable[[Lane], Waits | None]) -> dict[str, Any]:
+    """The request, and of each log group without an outcome why it waits, where that is known."""
+    shown = status.as_dict()
+    lanes = {log_group.lane for log_group in status.unanswered}
+    waits = {lane: why.as_dict() for lane in lanes if (why := why_waits(lane)) is not None}
+    for place, log_group in enumerate(status.log_groups):
+        if log_group not in status.outcomes and log_group.lane in waits:
+            shown["log_groups"][place] = {**shown["log_groups"][place], "waits": waits[log_group.lane]}
+    return shown
 
 
 def _log_groups(references: Sequence[LogGroupReference]) -> list[LogGroup]:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -90,3 +92,42 @@ async def test_what_was_held_is_seen_to_recover(best_kafka, aws, tmp_path):
     assert sum(totals["waiting"].values()) == totals["in_flight"] == values["logwarden_waiting_commands"] == 0
     assert status["last_progress_s"] < 30
     assert values["logwarden_lanes_held"] == 0
+
+
+async def test_a_request_that_waits_says_why_on_every_replica_until_it_is_done(best_kafka, aws, tmp_path):
+    everything = Organisation(accounts=("111122223333",), regions=("eu-west-1",))
+    deployment = await Deployment.create(best_kafka, aws, everything, tmp_path, in_place_attempts=1, hold_s=1.0)
+    [group] = groups = everything.groups(1)
+    await everything.create_groups(aws, groups)
+    await aws.inject(Faults(outage="reset"))
+
+    async def until(http: httpx.AsyncClient, path: str, is_there: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        async with asyncio.timeout(30):
+            while True:
+                document: dict[str, Any] = (await http.get(path)).json()
+                if is_there(document):
+                    return document
+                await asyncio.sleep(0.1)
+
+    async with (
+        deployment.replica() as first,
+        deployment.replica() as second,
+        client(first) as one,
+        client(second) as another,
+    ):
+        asked = (
+            await one.post(
+                "/v1/requests",
+                json={"log_groups": [{"account": group.account, "region": group.region, "name": group.name}]},
+            )
+        ).json()
+        path = f"/v1/requests/{asked['id']}"
+        for http in (one, another):
+            shown = await until(http, path, lambda document: "waits" in document["log_groups"][0])
+            assert shown["log_groups"][0]["state"] == "pending"
+            assert shown["log_groups"][0]["waits"]["class"] == "unreachable"
+            assert shown["log_groups"][0]["waits"]["detail"]
+        await aws.clear_faults()
+        for http in (one, another):
+            done = await until(http, path, lambda document: document["state"] == "done")
+            assert "waits" not in done["log_groups"][0]

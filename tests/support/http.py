@@ -15,7 +15,7 @@ from service.core.ingest import PostedEvents
 from service.core.requests import Requests
 from service.core.sweep_requests import SweepRequests
 from service.domain.events import EventParser
-from service.domain.log_group import LogGroup
+from service.domain.log_group import Lane, LogGroup
 from service.domain.outcome import Outcome, State
 from service.domain.request import RequestBook, RequestOutcome
 from service.domain.status import LanesStatus
@@ -23,6 +23,7 @@ from service.domain.sweep_book import SweepBook
 from service.http.app import Sweeping, Trigger, create_app
 from service.http.status import StatusDocument, timestamp
 from service.http.tokens import TokenFile
+from service.http.trigger import Waits
 from tests.support.fakes import FakeDirectory, RecordingObserver, unlimited
 from tests.support.publisher import FakePublisher
 from tests.support.virtual_time import EPOCH_MS, VirtualClock
@@ -75,6 +76,7 @@ class SidePort:
     sweeps: SweepRequests
     directory: FakeDirectory | None
     control: Control
+    waits: dict[Lane, Waits]
     not_ready: str | None = None
     not_alive: str | None = None
     lanes: LanesStatus = field(default_factory=LanesStatus)
@@ -99,6 +101,7 @@ async def side_port(
 ) -> AsyncIterator[SidePort]:
     """A side-port whose tokens are in this file, and a client that sends these headers."""
     publisher, registry = FakePublisher(), CollectorRegistry()
+    waits: dict[Lane, Waits] = {}
     requests = Requests(
         publisher=publisher,
         clock=VirtualClock(),
@@ -131,7 +134,7 @@ async def side_port(
         replica=REPLICA,
         status=lambda: port.status,
         lanes=lambda: port.lanes,
-        trigger=Trigger(requests=requests, max_groups=max_groups, max_wait_s=max_wait_s),
+        trigger=Trigger(requests=requests, why_waits=waits.get, max_groups=max_groups, max_wait_s=max_wait_s),
         sweeping=Sweeping(requests=sweeps, directory=lambda: port.directory, max_wait_s=max_wait_s),
         events=PostedEvents(
             publisher=publisher,
@@ -155,7 +158,7 @@ async def side_port(
     async with httpx.AsyncClient(
         transport=transport, base_url="http://logwarden.test", headers=list(headers)
     ) as client:
-        port = SidePort(app, client, publisher, requests, registry, sweeps, FakeDirectory(), control)
+        port = SidePort(app, client, publisher, requests, registry, sweeps, FakeDirectory(), control, waits)
         yield port
 
 

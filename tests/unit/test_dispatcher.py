@@ -57,6 +57,7 @@ class Bench:
         self.log_groups = TimedLogGroups(latency_s=latency_s)
         self.deliveries = Deliveries()
         self.observer = RecordingObserver()
+        self.released: list[log_group.Lane] = []
         self.dispatcher = Dispatcher(
             schedule=Schedule(
                 new_lane=lambda lane, at: new_lane(lane, at, rate_per_s=RATE, max_under_way=max_lane),
@@ -67,6 +68,7 @@ class Bench:
             hold_s=5.0,
             max_hold_s=60.0,
             on_held=self.observer.lane_held,
+            on_released=self.released.append,
             **postponing,
         )
 
@@ -393,11 +395,15 @@ async def test_a_held_command_is_put_back_and_worked_again_until_it_succeeds():
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert gaps == pytest.approx([5.1, 10.1, 20.1, 40.1])  # each hold, and the tenth of a second until the answer
         assert bench.deliveries.open == {0}
+        assert bench.released == []
         bench.log_groups.failure = None
         await bench.until_idle()
         assert not bench.deliveries.open
         lane = next(iter(bench.dispatcher.schedule))
         assert lane.hold_reason is None
+        bench.submit("another")
+        await bench.until_idle()
+        assert bench.released == [LANE], "once"
 
 
 @virtual_time

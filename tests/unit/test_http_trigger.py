@@ -13,9 +13,11 @@ from service.domain.log_group import LogGroup
 from service.domain.outcome import State
 from service.domain.request import is_request_id, new_request_id
 from service.http.body_limit import MAX_BODY_BYTES
+from service.http.status import timestamp
+from service.http.trigger import Waits
 from service.ports import RecordTooLargeError
 from tests.support.http import CALLER, REQUESTS_TOPIC, WORK_TOPIC, SidePort, side_port, token_file
-from tests.support.virtual_time import virtual_time
+from tests.support.virtual_time import EPOCH_MS, virtual_time
 
 ORDERS = LogGroup.of("111122223333", "eu-west-1", "/acme/orders")
 PAYMENTS = LogGroup.of("111122223333", "eu-west-1", "/acme/payments")
@@ -392,3 +394,26 @@ async def test_the_schema_says_the_limit_that_is_in_force(tmp_path):
         refused = await ask(port, {"log_groups": [ORDERS_BY_NAME] * 4})
     assert schemas["NewRequest"]["properties"]["log_groups"]["maxItems"] == 3
     assert "at most 3 items" in refused.json()["errors"][0]["detail"]
+
+
+async def test_a_log_group_that_has_to_wait_says_why_until_there_is_an_outcome(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        port.waits[ORDERS.lane] = Waits(
+            "role-not-assumable", "AccessDenied: sts:AssumeRole", "Make the role.", EPOCH_MS
+        )
+        asked = (await ask(port)).json()
+        port.outcome(asked["id"], ORDERS)
+        done, waits = (await port.client.get(f"/v1/requests/{asked['id']}")).json()["log_groups"]
+        del port.waits[ORDERS.lane]
+        _, pending = (await port.client.get(f"/v1/requests/{asked['id']}")).json()["log_groups"]
+
+    why = {
+        "class": "role-not-assumable",
+        "detail": "AccessDenied: sts:AssumeRole",
+        "hint": "Make the role.",
+        "since": timestamp(EPOCH_MS),
+    }
+    assert [(group["state"], group["waits"]) for group in asked["log_groups"]] == [("pending", why)] * 2
+    assert (done["state"], "waits" in done) == ("sealed", False)
+    assert (waits["state"], waits["waits"]) == ("pending", why)
+    assert "waits" not in pending

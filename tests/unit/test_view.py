@@ -16,17 +16,19 @@ from service.core.forwarding import Forwarding
 from service.domain.command import EnsureCommand
 from service.domain.control import KEY, Paused
 from service.domain.dead_letter import DeadLetterLimit
+from service.domain.held import HeldLane, HeldLanes, key_of
 from service.domain.outcome import FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.http.tokens import TokenFile
+from service.http.trigger import Waits
 from service.registry.file import FileDirectory
 from service.settings import Settings
 from service.stream.assignment import Assignment
 from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.publisher import KafkaPublisher
 from service.view import ReplicaView
-from tests.support.fakes import Deliveries, ensure, new_lane
+from tests.support.fakes import LANE, Deliveries, ensure, new_lane
 from tests.support.http import caught_up_already
 from tests.support.virtual_time import VirtualClock, virtual_time
 
@@ -54,6 +56,7 @@ class Replica:
         self.limits: list[DeadLetterLimit] = []
         self.not_ready: str | None = None
         self.held: FailureClass | None = None
+        self.all_held = HeldLanes()
         self.control = Control(publisher=self.publisher, clock=self.clock, topic="control", caught_up=caught_up_already)
         chosen = Settings(**settings)
         self.view = ReplicaView(
@@ -64,6 +67,7 @@ class Replica:
             consumers=self.consumers,
             limits=self.limits,
             control=self.control,
+            held=self.all_held,
             tokens=TokenFile(chosen.api_token_file),
             not_ready_reason=lambda: self.not_ready,
         )
@@ -320,3 +324,24 @@ async def test_a_pause_is_shown_and_neither_its_length_nor_an_end_of_lanes_is_co
     assert not replica.view.lanes().lanes[0].is_paused
     running.cancel()
     await asyncio.wait([running])
+
+
+@virtual_time
+async def test_what_waits_anywhere_in_the_fleet_is_explained_a_pause_before_a_hold(tmp_path):
+    replica = Replica()
+    now_ms = replica.clock.epoch_ms()
+    assert replica.view.why_waits(LANE) is None
+    said = HeldLane(
+        lane=LANE, failure="role-not-assumable", detail="AccessDenied", since_ms=now_ms - 60_000, at_ms=now_ms
+    )
+    replica.all_held.apply(key_of(LANE), said.to_bytes(), now_ms=now_ms)
+    held = replica.view.why_waits(LANE)
+    assert held == Waits("role-not-assumable", "AccessDenied", FailureClass.ROLE_NOT_ASSUMABLE.hint, now_ms - 60_000)
+    replica.control.apply(KEY, Paused.of(by="alice", at_ms=now_ms, reason="a break").to_bytes())
+    paused = replica.view.why_waits(LANE)
+    assert paused is not None
+    assert (paused.reason, paused.detail, paused.since_ms) == ("paused", "a break", now_ms)
+    assert "alice" in paused.hint
+    replica.control.apply(KEY, None)
+    await asyncio.sleep(600)
+    assert replica.view.why_waits(LANE) is None, "whoever said so is gone"
