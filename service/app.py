@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -349,6 +350,8 @@ class App:
             verification=verification,
             sweeper=sweeper,
             dead_letters=dead_letters,
+            publisher=self._publisher,
+            home_of=partial(self._publisher.home_of, settings.work_topic),
             observer=self._metrics,
         )
         self._view.works(dispatcher, directory, fence=fence, too_new=lambda: intake.too_new)

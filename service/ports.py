@@ -234,6 +234,9 @@ class Observer(Protocol):
     def command_too_new(self, record: str, reason: str) -> None:
         """The first command of a partition (topic/partition/offset) that only a newer release can read; more may follow."""
 
+    def command_misplaced(self, record: Origin, *, home: int) -> None:
+        """A command was on another partition than `home`, its lane's, and is there now."""
+
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         """A lane waits, for a fault that no record can help."""
 

@@ -1,18 +1,23 @@
 """The way into the worker: records of the work topic into the dispatcher's lanes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from service.core.dead_letters import DeadLetters
 from service.core.dispatcher import Dispatcher
 from service.core.forwarding import Forwarding
 from service.core.sweep import Sweeper
 from service.core.verification import Verification
-from service.domain.command import EnsureCommand, MalformedCommandError, NewerCommandError, Trigger
+from service.domain.command import EnsureCommand, MalformedCommandError, NewerCommandError, Origin, Trigger
 from service.domain.offsets import Delivery
 from service.domain.outcome import FailureClass
 from service.domain.sweep import SweepCommand, is_sweep
-from service.ports import IncomingRecord, Observer
+from service.ports import IncomingRecord, Observer, OutgoingRecord, Publisher
+
+FORWARDED: Final = (
+    "logwarden-forwarded"  # header of a command that was brought home: not again, or it might go in circles
+)
 
 
 class Intake(Forwarding):
@@ -25,13 +30,18 @@ class Intake(Forwarding):
         verification: Verification,
         sweeper: Sweeper,
         dead_letters: DeadLetters,
+        publisher: Publisher,
+        home_of: Callable[[bytes], int | None],
         observer: Observer,
     ) -> None:
+        """`home_of` is the partition where `publisher` puts a command of this key, None where it cannot tell."""
         super().__init__()
         self._dispatcher = dispatcher
         self._verification = verification
         self._sweeper = sweeper
         self._dead_letters = dead_letters
+        self._publisher = publisher
+        self._home_of = home_of
         self._observer = observer
         self._too_new: dict[tuple[str, int], int] = {}
 
@@ -43,7 +53,8 @@ class Intake(Forwarding):
     def handle(self, record: IncomingRecord, delivery: Delivery) -> None:
         """Queue the record's command, or begin its sweep; what is neither becomes a dead letter.
 
-        What a newer release wrote stays unfinished: one that owns the partition, after an upgrade, finds it there.
+        What a newer release wrote stays unfinished: one that owns the partition, after an upgrade, finds it there. What is not on its
+        lane's partition, since some other producer put it there, is brought home: here two replicas would spend one lane's quota.
         """
         try:
             command = (
@@ -60,7 +71,10 @@ class Intake(Forwarding):
                 self._dead_letters.send_record(record, FailureClass.MALFORMED_COMMAND, str(e), field=e.field), delivery
             )
         else:
-            if isinstance(command, SweepCommand):
+            key = command.partition_key
+            if (home := self._home_of(key)) not in (record.partition, None) and not _was_forwarded(record):
+                self.start(self._bring_home(record, key, home), delivery)
+            elif isinstance(command, SweepCommand):
                 self._sweeper.begin(command, delivery)
             elif self._concerns_nobody(command):
                 delivery.finish()
@@ -78,6 +92,10 @@ class Intake(Forwarding):
         self._sweeper.forget()
         self._too_new.clear()
 
+    async def _bring_home(self, record: IncomingRecord, key: bytes, home: int) -> None:
+        await self._publisher.publish(OutgoingRecord(record.topic, key, record.value, [(FORWARDED, b"1")]))
+        self._observer.command_misplaced(Origin(record.topic, record.partition, record.offset), home=home)
+
     def _concerns_nobody(self, command: EnsureCommand) -> bool:
         """A deletion concerns only who waits: the group is looked at before it is sealed."""
         is_bare = command.trigger is Trigger.DELETED and not command.deferrals and not command.request_ids
@@ -85,3 +103,8 @@ class Intake(Forwarding):
 
     def restart(self) -> None:
         self._dispatcher.restart()
+
+
+def _was_forwarded(record: IncomingRecord) -> bool:
+    """Whether it is where another replica put it, who may know of more partitions than we do, or of fewer: it is not put back."""
+    return any(name == FORWARDED for name, _ in record.headers)

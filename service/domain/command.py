@@ -108,8 +108,8 @@ class EnsureCommand:
 
     @property
     def partition_key(self) -> bytes:
-        """The record key that brings every command of one lane to one partition, and so to one replica."""
-        return str(self.log_group.lane).encode()
+        """The record key that brings every command of one lane to one partition, and so to one replica: its Lane, in fewer steps."""
+        return f"{self.log_group.account}:{self.log_group.region}".encode()
 
     def merged(self, later: "EnsureCommand") -> "EnsureCommand":
         """One command that does the work of both, `later` being the one that arrived second; as urgent as the more urgent of them.

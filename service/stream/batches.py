@@ -75,7 +75,7 @@ class Batches:
     def _partition_of(self, record: OutgoingRecord, count: int) -> int:
         """As Kafka's own clients choose it: by the key, or any that has a leader."""
         if record.key is not None:
-            return _hash(record.key) % count
+            return partition_of(record.key, count)
         available = self._producer.client.cluster.available_partitions_for_topic(record.topic)
         chosen: int = random.choice(sorted(available or range(count)))  # noqa: S311  no secret
         return chosen
@@ -170,6 +170,11 @@ class _Batch:
     def cancel(self) -> None:
         for future in self._futures:
             future.cancel()
+
+
+def partition_of(key: bytes, count: int) -> int:
+    """Where records of a key go in a topic of so many partitions, as Java's clients have it; librdkafka's go by CRC32 unless told."""
+    return _hash(key) % count
 
 
 @lru_cache(_KEYS_REMEMBERED)

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from service.domain.status import FailingWrites
 from service.ports import OutgoingRecord, RecordTooLargeError
-from service.stream.batches import Batches
+from service.stream.batches import Batches, partition_of
 from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.writes import Writes
 
@@ -63,6 +63,8 @@ class KafkaPublisher:
             )
             try:
                 await producer.start()
+                if self._patient_topic is not None:
+                    await producer.partitions_for(self._patient_topic)  # for `home_of`, also before the first record
             except BaseException:  # a cancellation too: it has opened connections
                 await close_quietly("producer", producer.stop, timeout_s=self._deadline.share_s())
                 raise
@@ -85,6 +87,11 @@ class KafkaPublisher:
             await asyncio.gather(self._batches.aclose(), self._patient_batches.aclose())
         finally:
             await self._producer.stop()
+
+    def home_of(self, topic: str, key: bytes) -> int | None:
+        """The partition that a record of this key would be written to; None before the topic was first written to."""
+        partitions = self._producer.client.cluster.partitions_for_topic(topic) if self._producer else None
+        return partition_of(key, len(partitions)) if partitions else None
 
     @property
     def failing(self) -> Sequence[FailingWrites]:

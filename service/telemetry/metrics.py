@@ -81,6 +81,12 @@ class Metrics:
             "1 once the dead-letter limit is reached, until a restart.",
             registry=registry,
         )
+        self._misplaced = Counter(
+            "logwarden_commands_misplaced",
+            "Commands found on another partition than their lane's, and brought there.",
+            registry=registry,
+        )
+        self._has_misplaced = False  # it is logged once: a replay by other tools makes thousands
         self._holds = Counter(
             "logwarden_lane_holds",
             "Times that a lane began to wait for a global fault.",
@@ -145,6 +151,18 @@ class Metrics:
             reason=reason,
             hint="Left as it is until a newer release owns the partition.",
         )
+
+    def command_misplaced(self, record: Origin, *, home: int) -> None:
+        self._misplaced.inc()
+        if not self._has_misplaced:
+            self._has_misplaced = True
+            _log.warning(
+                "command_misplaced",
+                record=str(record),
+                home=home,
+                hint="Another producer, whose partitioner is not Kafka's murmur2, writes to the work topic. Commands are brought to their "
+                "lane's partition, which costs a detour; more are counted and not logged.",
+            )
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self._holds.labels(failure.label).inc()

@@ -298,6 +298,7 @@ class RecordingObserver:
     stops: list[str] = field(default_factory=list)
     verifications: list[tuple[int, int, int]] = field(default_factory=list)
     too_new: list[str] = field(default_factory=list)
+    misplaced: list[tuple[str, int]] = field(default_factory=list)
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
         self.events.append((commands, problem))
@@ -319,6 +320,9 @@ class RecordingObserver:
 
     def command_too_new(self, record: str, reason: str) -> None:
         self.too_new.append(record)
+
+    def command_misplaced(self, record: Origin, *, home: int) -> None:
+        self.misplaced.append((str(record), home))
 
     def lane_held(self, lane: Lane, failure: FailureClass, detail: str) -> None:
         self.holds.append((lane, failure, detail))

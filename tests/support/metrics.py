@@ -37,6 +37,7 @@ def everything_once() -> str:
     metrics.dead_lettered(FailureClass.MALFORMED_EVENT, topic="events", origin=Origin("events", 3, 42), reason="?")
     metrics.dead_letters_stopped("too many")
     metrics.verified(right=1, wrong=1, unseen=0)
+    metrics.command_misplaced(Origin("work", 7, 0), home=3)
     metrics.lane_held(LANE, FailureClass.UNREACHABLE, "no route")
     consumer = ConsumerStatus("worker", True, [PartitionStatus("work", 0, 3, 10, 9, 5)])
     registry.register(StreamCollector(lambda: [consumer]))

@@ -89,6 +89,8 @@ class Replica:
             verification=self._verification,
             sweeper=self._sweeper,
             dead_letters=dead_letters,
+            publisher=publisher,
+            home_of=lambda key: 0,
             observer=self.observer,
         )
         ingest = Ingest(publisher=publisher, dead_letters=dead_letters, observer=self.observer, work_topic=WORK)

@@ -16,7 +16,7 @@ from service.domain.outcome import Outcome, State
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.domain.sweep import SweepCommand, new_sweep_id
-from service.ports import IncomingRecord
+from service.ports import Headers, IncomingRecord
 from tests.support.fakes import (
     LANE,
     Deliveries,
@@ -47,6 +47,7 @@ class Bench:
         self.worked: list[EnsureCommand] = []
         self.log_groups = TimedLogGroups()
         self.seconds = 1.0
+        self.home: int | None = 7  # of every key
         self.dispatcher = Dispatcher(
             schedule=Schedule(new_lane=new_lane, max_under_way=256),
             work=self.work,
@@ -85,6 +86,8 @@ class Bench:
             verification=self.verification,
             sweeper=sweeper,
             dead_letters=dead_letters,
+            publisher=self.publisher,
+            home_of=lambda key: self.home,
             observer=self.observer,
         )
 
@@ -94,9 +97,9 @@ class Bench:
         self.worked.append(command)
         return None
 
-    def handle(self, value: bytes | None) -> None:
+    def handle(self, value: bytes | None, headers: Headers = ()) -> None:
         delivery = self.deliveries.next()
-        self.intake.handle(IncomingRecord("work", 7, delivery.offset, 0, b"key", value), delivery)
+        self.intake.handle(IncomingRecord("work", 7, delivery.offset, 0, b"key", value, headers), delivery)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Bench"]:
@@ -290,3 +293,49 @@ async def test_a_version_that_no_release_will_have_is_malformed(version: bytes):
         await asyncio.sleep(1)
         assert len(bench.publisher.records) == 2
         assert bench.observer.too_new == []
+
+
+@pytest.mark.parametrize(
+    "command", [ensure(), ensure(trigger=Trigger.DELETED), SWEEP], ids=["command", "deletion", "sweep"]
+)
+@virtual_time
+async def test_a_command_that_another_partitioner_misplaced_is_brought_to_its_lane_s_partition(
+    command: EnsureCommand | SweepCommand,
+):
+    async with Bench().running() as bench:
+        bench.home = 3
+        bench.publisher.stall()
+        bench.handle(command.to_bytes())
+        await asyncio.sleep(60)
+        assert bench.deliveries.open == {0}, "it is finished once it is there"
+        bench.publisher.resume()
+        await asyncio.sleep(1)
+        [record] = bench.publisher.records
+        assert (record.topic, record.key, record.value) == ("work", b"111122223333:eu-west-1", command.to_bytes())
+        assert bench.observer.misplaced == [("work/7/0", 3)]
+        assert not bench.deliveries.open
+        assert (bench.worked, bench.log_groups.pages) == ([], []), "its owner does it"
+
+
+@virtual_time
+async def test_replicas_that_know_of_different_numbers_of_partitions_do_not_pass_a_command_to_and_fro():
+    async with Bench().running() as bench:
+        bench.home = 3
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(1)
+        [forwarded] = bench.publisher.records
+        bench.home = 4
+        bench.handle(forwarded.value, forwarded.headers)
+        await asyncio.sleep(2)
+        assert bench.worked == [ensure()]
+        assert len(bench.publisher.records) == 1
+        assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_a_command_is_worked_where_it_is_when_nobody_can_tell_where_it_belongs():
+    async with Bench().running() as bench:
+        bench.home = None
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(2)
+        assert bench.worked == [ensure()]

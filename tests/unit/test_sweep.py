@@ -141,6 +141,8 @@ class Bench:
             verification=verification,
             sweeper=self.sweeper,
             dead_letters=dead_letters,
+            publisher=self.publisher,
+            home_of=lambda key: 0,
             observer=RecordingObserver(),
         )
 
