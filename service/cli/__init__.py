@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from service.cli import check, console, ensure, pause, registry, run, sweep, topics
+from service.cli import check, console, dead_letters, ensure, pause, registry, run, sweep, topics
 from service.cli.console import UsageError
 from service.settings import SettingsError
 from service.telemetry.logs import configure_logs
@@ -33,6 +33,7 @@ for _command in (
     app.command()(_command)
 app.add_typer(topics.app, name="topics")
 app.add_typer(registry.app, name="registry")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ from service.ports import (
 
 
 class DeadLetters:
-    """The way out. Every dead letter can be sent back to its `logwarden-original-topic` as it is, once its cause is mended."""
+    """The way out. Every dead letter can be sent back to its `logwarden-original-topic` as it is, once its cause is mended:
+    `logwarden dead-letters replay` does.
+    """
 
     def __init__(
         self, *, publisher: Publisher, observer: Observer, limit: DeadLetterLimit, topic: str, work_topic: str

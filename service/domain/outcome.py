@@ -173,11 +173,11 @@ class FailureClass(Enum):
     # -- bad input
     MALFORMED_EVENT = (
         "malformed-event", Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0,
-        "The record is none of the accepted event shapes. Mend its sender, then replay the dead letter.",
+        "The record is none of the accepted event shapes. Mend its sender, then `logwarden dead-letters replay`.",
     )  # fmt: skip
     MALFORMED_COMMAND = (
         "malformed-command", Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0,
-        "Something else than Logwarden writes to its work topic. Take its right to do so away.",
+        "Something else than Logwarden writes to its work topic. Let it use `logwarden ensure`, the REST API or a source topic.",
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.record.util import calc_crc32c_py
 from structlog.testing import capture_logs
 
 from service.clock import LoopClock
@@ -33,6 +32,7 @@ from service.stream.topics import (
 )
 from service.stream.unreadable import UNREADABLE
 from service.stream.watch import FetchStalledError
+from tests.support.kafka_client import batch_of
 
 LIMITS = ConsumerLimits(
     max_pending=1000, commit_interval_s=0.1, commit_timeout_s=2, rebalance_drain_s=5, fetch_max_wait_ms=50
@@ -278,7 +278,9 @@ async def test_a_record_that_cannot_be_decoded_is_handed_over_without_its_bytes_
     await producer.start()
     for number in range(12):  # batches of 50, every fourth with a bad record in its middle
         partition = number % 3
-        batch = _batch(producer, [b"%06d" % (100 * number + n) for n in range(50)], bad=25 if number % 4 == 1 else None)
+        batch = batch_of(
+            producer, [b"%06d" % (100 * number + n) for n in range(50)], bad=25 if number % 4 == 1 else None
+        )
         sent = await (await producer.send_batch(batch, topic, partition=partition))
         expected |= {(partition, sent.offset + n) for n in range(50)}
     await producer.stop()
@@ -299,7 +301,7 @@ async def test_a_follower_steps_over_what_cannot_be_decoded_and_catches_up(apach
     producer = AIOKafkaProducer(**arguments)
     await producer.start()
     for number in range(3):
-        batch = _batch(producer, [b"%06d" % (10 * number + n) for n in range(10)], bad=5 if number == 1 else None)
+        batch = batch_of(producer, [b"%06d" % (10 * number + n) for n in range(10)], bad=5 if number == 1 else None)
         await (await producer.send_batch(batch, topic, partition=0))
     await producer.stop()
     seen: list[bytes] = []
@@ -331,21 +333,6 @@ async def test_a_partition_that_was_held_back_for_long_is_no_stall(best_kafka, u
         for delivery in handler.open:
             delivery.finish()
         await until(lambda: len(handler.seen) == 2000, 40)
-
-
-def _batch(producer, values, *, bad):
-    """A batch, one of whose records has a header with a name that is not UTF-8: what a client in another language may write."""
-    batch = producer.create_batch()
-    for number, value in enumerate(values):
-        headers = [("NAME", b"x")] if number == bad else []
-        batch.append(key=None, value=value, timestamp=None, headers=headers)
-    data = bytearray(batch._build())
-    if bad is not None:
-        at = data.index(b"NAME")
-        data[at : at + 4] = b"\xff\xfe\xff\xfe"
-        data[17:21] = calc_crc32c_py(bytes(data[21:])).to_bytes(4, "big")
-    batch._buffer = bytes(data)
-    return batch
 
 
 @pytest.mark.apache_kafka

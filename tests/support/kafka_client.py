@@ -1,11 +1,13 @@
-"""What stands in for aiokafka's clients where a test needs them to be slow, or to fail, at a certain moment."""
+"""What stands in for aiokafka's clients where a test needs them to be slow, or to fail, at a certain moment; and what they cannot read."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.util import calc_crc32c_py
 
 
 class FakeGroup:
@@ -90,3 +92,18 @@ class FakeConsumer:
 
     def highwater(self, tp: TopicPartition) -> int | None:
         return None
+
+
+def batch_of(producer: AIOKafkaProducer, values: Sequence[bytes], *, bad: int | None) -> BatchBuilder:
+    """A batch, one of whose records has a header with a name that is not UTF-8: what a client in another language may write."""
+    batch: BatchBuilder = producer.create_batch()
+    for number, value in enumerate(values):
+        headers = [("NAME", b"x")] if number == bad else []
+        batch.append(key=None, value=value, timestamp=None, headers=headers)
+    data = bytearray(batch._build())
+    if bad is not None:
+        at = data.index(b"NAME")
+        data[at : at + 4] = b"\xff\xfe\xff\xfe"
+        data[17:21] = calc_crc32c_py(bytes(data[21:])).to_bytes(4, "big")
+    batch._buffer = bytes(data)
+    return batch

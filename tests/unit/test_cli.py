@@ -1,6 +1,7 @@
 """The command line: what people type, what they read, and the exit status."""
 
 import io
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +11,9 @@ from typer.testing import CliRunner
 from service import cli
 from service.cli import console
 from service.cli.console import UsageError
+from service.domain.command import Origin
+from service.domain.replay import DeadLetter, Selection
+from service.remote import dead_letters
 from service.remote import ensure as ensure_command
 from service.remote import sweep as sweep_command
 from service.stream import topics
@@ -351,3 +355,73 @@ def test_a_kafka_without_a_controller_is_a_sentence(run, monkeypatch):
     _, _, error = run("topics", "create")
     assert isinstance(error, UsageError)
     assert str(error).startswith("127.0.0.1:9: the cluster names no controller")
+
+
+# -- dead letters
+
+LETTER = DeadLetter.of(
+    Origin("dead-letters", 2, 7),
+    1_750_000_000_000,
+    b"111122223333:eu-west-1",
+    b"{}",
+    [
+        *(("logwarden-class", b"unknown-tenant"), ("logwarden-fault", b"platform"), ("logwarden-reason", b"[no] rule")),
+        *(("logwarden-source", b"events/3/42"), ("logwarden-original-topic", b"work")),
+    ],
+)
+
+
+def test_dead_letters_are_shown_with_what_became_of_them_and_where_they_were(run, monkeypatch):
+    async def list_letters(settings, selection, *, limit):
+        assert (selection, limit) == (Selection(accounts=[]), 50)
+        return dead_letters.Listed(Counter({"unknown-tenant": 3, "": 1}), [LETTER])
+
+    monkeypatch.setattr(dead_letters, "list_letters", list_letters)
+    status, text, _ = run("dead-letters", "list")
+    assert (status, text.splitlines()) == (
+        0,
+        [
+            "2025-06-15T15:06:40+00:00  unknown-tenant (platform)  2 bytes",
+            "  [no] rule",
+            "  2/7 of dead-letters, came from events/3/42, goes to work",
+            "3 unknown-tenant",
+            "1 of no class: not of this service",
+            "4 dead letters, of which 1 are shown.",
+        ],
+    )
+
+
+def test_a_replay_says_how_many_went_where_and_which_are_left(run, monkeypatch):
+    asked = []
+
+    async def replay(settings, selection, *, limit, is_dry_run):
+        asked.append((selection, limit, is_dry_run))
+        left = [(Origin("dead-letters", 2, 7), "it is too large")] if limit else []
+        return dead_letters.Replayed(Counter({("unknown-tenant", "work"): 3}), left)
+
+    monkeypatch.setattr(dead_letters, "replay", replay)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    conditions = ("--class", "unknown-tenant", "--account", "111122223333", "--since", "10m", "--letter", "2/7")
+    status, text, _ = run("dead-letters", "replay", *conditions, "--limit", "4")
+    assert (status, "3 unknown-tenant went to work" in text) == (1, True)
+    assert "dead-letters/2/7 is left: it is too large" in text
+    assert "3 replayed, 1 left." in text
+    status, text, _ = run("dead-letters", "replay", "--dry-run", "--since", "1970-01-01T00:01Z")
+    assert (status, "3 unknown-tenant would go to work" in text) == (0, True)
+    selection = Selection(failures=["unknown-tenant"], accounts=["111122223333"], places=["2/7"], since_ms=400_000)
+    assert asked == [(selection, 4, False), (Selection(accounts=[], since_ms=60_000), None, True)]
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("--class", "unknown", "has to be one of account-not-listed, "),
+        ("--account", "1111", "an account id of 12 digits"),
+        ("--since", "yesterday", "neither 90m, 2h or 3d ago nor a time"),
+        ("--letter", "events/2/7", "has to be PARTITION/OFFSET"),
+    ],
+)
+def test_conditions_that_cannot_be_met_are_refused(run, option, text, says):
+    _, _, error = run("dead-letters", "replay", option, text)
+    assert isinstance(error, UsageError)
+    assert says in str(error)

@@ -33,7 +33,7 @@ def test_every_command_is_described():
     commands = {
         typer.main.get_command_name(getattr(command.callback, "__name__", "")) for command in app.registered_commands
     } | {group.name for group in app.registered_groups}
-    assert commands == set(re.findall(r"^\| `logwarden (\w+)", TEXT, re.MULTILINE))
+    assert commands == set(re.findall(r"^\| `logwarden ([\w-]+)", TEXT, re.MULTILINE))
 
 
 def test_the_tenant_file_shown_is_valid(tmp_path: Path):
