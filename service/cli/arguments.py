@@ -20,7 +20,7 @@ Url = Annotated[
 TokenFile = Annotated[
     Path | None,
     typer.Option(
-        help=f"File with a bearer token for it, token or name:token; {TOKEN_VARIABLE} has it otherwise.",
+        help=f"File with a bearer token for it, as the service has it, of which the first is taken; {TOKEN_VARIABLE} has it otherwise.",
         exists=True,
         dir_okay=False,
     ),

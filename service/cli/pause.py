@@ -21,18 +21,28 @@ def pause(
     _say_to_all(reason, url, token_file)
 
 
-def resume(url: Url = None, token_file: TokenFile = None) -> None:
+def resume(
+    url: Url = None,
+    token_file: TokenFile = None,
+    force: Annotated[  # noqa: FBT002  typer makes a flag of it
+        bool, typer.Option("--force", help="End the pause of somebody else, too.")
+    ] = False,
+) -> None:
     """Let all replicas go on: over the REST API with --url, otherwise straight over Kafka."""
-    _say_to_all(None, url, token_file)
+    _say_to_all(None, url, token_file, is_forced=force)
 
 
-def _say_to_all(reason: str | None, url: str | None, token_file: Path | None) -> None:
+def _say_to_all(reason: str | None, url: str | None, token_file: Path | None, *, is_forced: bool = False) -> None:
     from service.remote.pause import PauseError, say_by_kafka, say_by_rest  # noqa: PLC0415
     from service.remote.rest import RestError  # noqa: PLC0415
 
     service = service_at(url, token_file)
     try:
-        said = asyncio.run(say_by_kafka(load_settings(), reason)) if service is None else say_by_rest(service, reason)
+        said = (
+            asyncio.run(say_by_kafka(load_settings(), reason, is_forced=is_forced))
+            if service is None
+            else say_by_rest(service, reason, is_forced=is_forced)
+        )
     except (PauseError, RestError) as e:
         raise UsageError(str(e)) from e
     console.show(said)

@@ -149,14 +149,20 @@ class Control:
         await self._say(pause)
         return pause
 
-    async def resume(self, *, by: str) -> Word | None:
+    async def resume(self, *, by: str, is_forced: bool = False) -> Word | None:
         """Let all replicas work; returns the last word once Kafka has acknowledged it. Where none is paused, nothing is written.
 
-        Raises NotAcknowledgedError after `ack_timeout_s`.
+        Raises PausedByAnotherError, and CatchingUpError as `last_word` does, unless `is_forced`: then it is said whoever made the pause, and
+        also by a replica that cannot tell. Raises NotAcknowledgedError after `ack_timeout_s`.
         """
-        with contextlib.suppress(CatchingUpError):  # a replica that is behind says it, to be sure
+        try:
             if not isinstance(word := await self.last_word(), Paused):
                 return word
+            if word.by != by and not is_forced:
+                raise PausedByAnotherError(word)
+        except CatchingUpError:
+            if not is_forced:
+                raise
         resumed = Resumed(by=by, at_ms=self._clock.epoch_ms())
         await self._say(resumed)
         return resumed

@@ -24,7 +24,7 @@ from service.http.probes import Reason, probe_routes
 from service.http.problems import ANY_OTHER_ERROR, Problem, answer_with_problems
 from service.http.status import StatusDocument, status_routes
 from service.http.sweeps import sweep_routes
-from service.http.tokens import Guard, TokenFile
+from service.http.tokens import Guard, TokenFile, scope_of
 from service.http.trigger import Waits, trigger_routes
 from service.ports import TenantDirectory
 
@@ -112,10 +112,14 @@ def create_app(
 
 
 class _App(FastAPI):
-    """FastAPI, whose OpenAPI document also has the schema that every error is documented by."""
+    """FastAPI, whose OpenAPI document also has the schema that every error is documented by, and the scope that each call needs."""
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
         _, schemas = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                for requirement in operation.get("security", ()):
+                    requirement.update({scheme: [scope_of(method.upper(), path).value] for scheme in requirement})
         return document

@@ -85,7 +85,11 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     examples = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})
     return (
         f"<h3><code>{method} {escape(path)}</code></h3><p>{_text(operation.get('description', ''))}</p>"
-        + ("<p>Needs a bearer token.</p>" if operation.get("security") else "")
+        + "".join(
+            f"<p>Needs a bearer token with the scope <code>{scope}</code>.</p>"
+            for requirement in operation.get("security", ())
+            for [scope] in requirement.values()
+        )
         + _table(parameters)
         + "".join(f"<p>{escape(e['summary'])}:</p>{_json(e['value'])}" for e in examples.values())
         + _table(responses)

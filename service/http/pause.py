@@ -1,9 +1,10 @@
 """Pause and resume of the whole service, over REST."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,10 +45,8 @@ def pause_routes(*, control: Control, not_ready_reason: Callable[[], str | None]
     )
     async def is_paused() -> JSONResponse:
         """See whether the service is paused, by whom, since when and why. Any replica answers for all."""
-        try:
+        with _as_problems():
             return _answer(await control.last_word())
-        except CatchingUpError as e:
-            raise ProblemError(ProblemType.CATCHING_UP) from e
 
     @routes.put(
         "",
@@ -68,31 +67,41 @@ def pause_routes(*, control: Control, not_ready_reason: Callable[[], str | None]
         A pause in force keeps its beginning; only who made it may give it another reason.
         """
         _require_ready(not_ready_reason())
-        try:
+        with _as_problems():
             return _answer(await control.pause(by=request.state.caller, reason=body.reason))
-        except InvalidReasonError as e:
-            error = FieldError(detail=str(e), pointer=pointer("reason"))
-            raise ProblemError(ProblemType.INVALID_REQUEST, errors=[error]) from e
-        except PausedByAnotherError as e:
-            raise ProblemError(ProblemType.PAUSED_BY_ANOTHER, f"{e}.") from e
-        except NotAcknowledgedError as e:
-            raise ProblemError(ProblemType.KAFKA_SILENT) from e
 
     @routes.delete(
         "",
         response_model=PauseState,
         response_description="Kafka has it; every replica goes on within a second or so.",
-        responses=documented(*REFUSALS, *_WRITING),
+        responses=documented(*REFUSALS, ProblemType.PAUSED_BY_ANOTHER, ProblemType.CATCHING_UP, *_WRITING),
     )
-    async def resume(request: Request) -> JSONResponse:
-        """Let the whole service go on, whoever paused it. Where it is not paused, nothing is written."""
+    async def resume(
+        request: Request,
+        force: Annotated[bool, Query(description="Whether to end somebody else's pause, too.")] = False,  # noqa: FBT002
+    ) -> JSONResponse:
+        """Let the whole service go on. Where it is not paused, nothing is written. The pause of somebody else takes `force`."""
         _require_ready(not_ready_reason())
-        try:
-            return _answer(await control.resume(by=request.state.caller))
-        except NotAcknowledgedError as e:
-            raise ProblemError(ProblemType.KAFKA_SILENT) from e
+        with _as_problems():
+            return _answer(await control.resume(by=request.state.caller, is_forced=force))
 
     return routes
+
+
+@contextmanager
+def _as_problems() -> Iterator[None]:
+    """Raise ProblemError for whatever `Control` raises."""
+    try:
+        yield
+    except InvalidReasonError as e:
+        error = FieldError(detail=str(e), pointer=pointer("reason"))
+        raise ProblemError(ProblemType.INVALID_REQUEST, errors=[error]) from e
+    except PausedByAnotherError as e:
+        raise ProblemError(ProblemType.PAUSED_BY_ANOTHER, f"{e}.") from e
+    except CatchingUpError as e:
+        raise ProblemError(ProblemType.CATCHING_UP) from e
+    except NotAcknowledgedError as e:
+        raise ProblemError(ProblemType.KAFKA_SILENT) from e
 
 
 def _require_ready(not_ready_reason: str | None) -> None:

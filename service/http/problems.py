@@ -53,9 +53,13 @@ class ProblemType(Enum):
         "token-refused", 401, 0, "The token is not known",
         "Check it against the service's token file; a token that was taken out of it is refused at once.",
     )  # fmt: skip
+    SCOPE_MISSING = (
+        "scope-missing", 403, 0, "The token may not do this",
+        "Ask the operator of this service for a token with that scope. Nothing was done.",
+    )  # fmt: skip
     CLOSED = (
         "closed", 403, 0, "No tokens are configured",
-        "What is under `/v1` stays closed until LOGWARDEN_API_TOKEN_FILE names a file with bearer tokens, one a line (`name:token` or `token`).",
+        "What is under `/v1` stays closed until LOGWARDEN_API_TOKEN_FILE names a file with bearer tokens, one a line (`name:token`, `token` or `name:token:scopes`).",
     )  # fmt: skip
     UNKNOWN_REQUEST = (
         "unknown-request", 404, 0, "There is no such request",
@@ -67,7 +71,7 @@ class ProblemType(Enum):
     )  # fmt: skip
     PAUSED_BY_ANOTHER = (
         "paused-by-another", 409, 0, "Somebody else has paused the service",
-        "It stays paused until one of you resumes it: agree on when. Nothing was done.",
+        "It stays paused until they resume it, or somebody else does with `?force=true`: agree on when. Nothing was done.",
     )  # fmt: skip
     TOO_LARGE = (
         "too-large", 413, 0, "The request is too large",

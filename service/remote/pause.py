@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from service.clock import LoopClock
-from service.core.control import Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
 from service.domain.control import MAX_NAME, InvalidReasonError, Paused
 from service.http.status import PauseState
 from service.remote.rest import ANSWER_S, Service
@@ -21,8 +21,10 @@ class PauseError(Exception):
     """The service could not be told; the text says why."""
 
 
-async def say_by_kafka(settings: Settings, reason: str | None) -> dict[str, Any]:
+async def say_by_kafka(settings: Settings, reason: str | None, *, is_forced: bool = False) -> dict[str, Any]:
     """Pause for a reason, or resume where there is none; returns the last word on Kafka then. Raises PauseError.
+
+    `is_forced` ends the pause of somebody else, too.
 
     The topic has to exist: one that the broker makes by itself would be compacted by nobody, and forget the pause in a week.
     """
@@ -35,21 +37,30 @@ async def say_by_kafka(settings: Settings, reason: str | None) -> dict[str, Any]
             control = Control(publisher=publisher, clock=LoopClock(), topic=topic, caught_up=follower.caught_up)
             async with following(follower, control.apply):
                 word = await (
-                    control.resume(by=_name()) if reason is None else control.pause(by=_name(), reason=reason)
+                    control.resume(by=_name(), is_forced=is_forced)
+                    if reason is None
+                    else control.pause(by=_name(), reason=reason)
                 )
-    except (InvalidReasonError, UnreachableError, PausedByAnotherError) as e:
+    except (InvalidReasonError, UnreachableError) as e:
         raise PauseError(str(e)) from e
+    except PausedByAnotherError as e:
+        raise PauseError(f"{e}. Agree on when it ends; `logwarden resume --force` ends it.") from e
+    except CatchingUpError as e:
+        raise PauseError(
+            f"{settings.kafka_bootstrap_servers} does not tell whether somebody has paused the service"
+        ) from e
     except NotAcknowledgedError as e:
         raise PauseError(f"{settings.kafka_bootstrap_servers} does not acknowledge; it may be written yet") from e
     return PauseState.of(word).model_dump()
 
 
-def say_by_rest(service: Service, reason: str | None) -> dict[str, Any]:
+def say_by_rest(service: Service, reason: str | None, *, is_forced: bool = False) -> dict[str, Any]:
     """The same over REST, as the token's name. Raises RestError."""
     method, body = ("DELETE", None) if reason is None else ("PUT", {"reason": reason})
     with service.asked():
         url = f"{service.url.rstrip('/')}/v1/pause"
-        response = httpx.request(method, url, json=body, headers=service.headers, timeout=ANSWER_S)
+        query = {"force": "true"} if is_forced else {}
+        response = httpx.request(method, url, params=query, json=body, headers=service.headers, timeout=ANSWER_S)
     return service.document(response)
 
 

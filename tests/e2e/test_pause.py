@@ -129,7 +129,7 @@ async def test_the_command_line_pauses_split_roles_too_and_a_deleted_or_broken_r
             return {await mode(worker), await mode(other_worker)} == {"paused"}
 
         await until(is_paused)
-        await command(deployment, "resume")
+        await command(deployment, "resume", "--force")
 
         async def is_enforcing():
             return {await mode(worker), await mode(other_worker)} == {"enforcing"}

@@ -47,6 +47,8 @@ async def test_a_pause_over_kafka_knows_of_the_one_before(librdkafka_kafka, sett
     monkeypatch.setattr(pause_command, "_name", lambda: "bob@elsewhere")
     with pytest.raises(PauseError, match=f"{first['by']} has paused the service since .*: lunch"):
         await say_by_kafka(settings, "mine")
-    resumed = await say_by_kafka(settings, None)
+    with pytest.raises(PauseError, match=r"lunch\. .*resume --force"):
+        await say_by_kafka(settings, None)
+    resumed = await say_by_kafka(settings, None, is_forced=True)
     assert (resumed["paused"], resumed["by"]) == (False, "bob@elsewhere")
     assert await say_by_kafka(settings, None) == resumed

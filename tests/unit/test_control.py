@@ -193,7 +193,7 @@ async def test_a_service_that_starts_paused_calls_nobody_and_resumes_at_the_pace
         assert bench.calls == []
         assert len(bench.deliveries.open) == 31
         resumed_at = asyncio.get_running_loop().time()
-        await bench.control.resume(by="bob")
+        await bench.control.resume(by="bob", is_forced=True)
         await asyncio.sleep(20)
     assert bench.deliveries.open == set()
     assert min(bench.calls) == resumed_at
@@ -388,12 +388,26 @@ async def test_a_resume_of_a_service_that_is_not_paused_writes_nothing():
 
 
 @virtual_time
-async def test_a_replica_that_is_behind_pauses_and_resumes_all_the_same():
+async def test_the_end_of_somebody_elses_pause_takes_force():
+    bench = Bench()
+    bench.control.apply(KEY, BREAK.to_bytes())
+    with pytest.raises(PausedByAnotherError, match=BREAK.by):
+        await bench.control.resume(by="bob")
+    assert bench.publisher.records == []
+    resumed = await bench.control.resume(by="bob", is_forced=True)
+    assert isinstance(resumed, Resumed)
+    assert (resumed.by, bench.control.paused) == ("bob", None)
+
+
+@virtual_time
+async def test_a_replica_that_is_behind_pauses_all_the_same_and_resumes_where_somebody_insists():
     bench = Bench()
     bench.control.apply(KEY, Paused(by="carol", at_ms=0, reason="over by now, for all that is known here").to_bytes())
     bench.is_reachable = False
     paused = await bench.control.pause(by="alice", reason="a break")
-    resumed = await bench.control.resume(by="bob")
+    with pytest.raises(CatchingUpError):
+        await bench.control.resume(by="bob")
+    resumed = await bench.control.resume(by="bob", is_forced=True)
     assert resumed is not None
     assert [record.value for record in bench.publisher.records] == [paused.to_bytes(), resumed.to_bytes()]
 

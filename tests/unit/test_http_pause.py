@@ -11,7 +11,7 @@ REASON = {"reason": "keys are being replaced"}
 
 
 @virtual_time
-async def test_a_pause_is_on_kafka_before_it_is_answered_and_any_caller_ends_it(tmp_path):
+async def test_a_pause_is_on_kafka_before_it_is_answered_and_so_is_its_end(tmp_path):
     async with side_port(token_file(tmp_path)) as port:
         nothing = await port.client.get("/v1/pause")
         paused = await port.client.put("/v1/pause", json=REASON)
@@ -65,6 +65,20 @@ async def test_a_second_pause_is_told_of_the_first_and_changes_nothing(tmp_path)
     assert (response.status_code, response.json()["type"]) == (409, "/docs#paused-by-another")
     assert "cli:bob has paused the service since 1970-01-01T00:00:00+00:00: elsewhere." in response.json()["detail"]
     assert (shown["by"], shown["reason"]) == ("cli:bob", "elsewhere")
+
+
+@virtual_time
+async def test_the_pause_of_somebody_else_ends_by_force(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        port.control.apply(KEY, Paused(by="cli:bob", at_ms=0, reason="elsewhere").to_bytes())
+        refused = await port.client.delete("/v1/pause")
+        assert port.publisher.records == []
+        resumed = await port.client.delete("/v1/pause", params={"force": "true"})
+
+    assert (refused.status_code, refused.json()["type"]) == (409, "/docs#paused-by-another")
+    assert "cli:bob has paused" in refused.json()["detail"]
+    assert "?force=true" in refused.json()["detail"]
+    assert (resumed.json()["paused"], resumed.json()["by"]) == (False, CALLER)
 
 
 @virtual_time
@@ -146,4 +160,4 @@ async def test_openapi_documents_every_answer(tmp_path):
         "delete": "resume",
     }
     assert operations["put"]["responses"].keys() == {"200", "400", "401", "403", "409", "413", "415", "503", "default"}
-    assert operations["delete"]["responses"].keys() == {"200", "401", "403", "503", "default"}
+    assert operations["delete"]["responses"].keys() == {"200", "401", "403", "409", "503", "default"}

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.http.problems import ProblemError, ProblemType
-from service.http.tokens import TokenFile, read_tokens
+from service.http.tokens import Scope, TokenFile, read_tokens
 from tests.support.http import CALLER, TOKEN, side_port, token_file
 
 OTHER_TOKEN = "fedcba9876543210"
@@ -24,7 +24,17 @@ def test_each_line_is_a_token_with_or_without_a_name():
     callers, wrong = read_tokens(f"# comment\n\n  alice:{TOKEN}  \n{OTHER_TOKEN}\n")
 
     digest = hashlib.sha256(OTHER_TOKEN.encode()).hexdigest()
-    assert sorted(callers.values()) == ["alice", f"token-{digest[:8]}"]
+    assert sorted(each.name for each in callers.values()) == ["alice", f"token-{digest[:8]}"]
+    assert {each.scopes for each in callers.values()} == {frozenset(Scope)}
+    assert wrong == []
+
+
+def test_a_third_field_says_what_a_token_may_do():
+    callers, wrong = read_tokens(f"alice:{TOKEN}:read\nbob:{OTHER_TOKEN}:ensure, operate\n")
+    assert {each.name: each.scopes for each in callers.values()} == {
+        "alice": {Scope.READ},
+        "bob": {Scope.ENSURE, Scope.OPERATE},
+    }
     assert wrong == []
 
 
@@ -38,11 +48,16 @@ def test_each_line_is_a_token_with_or_without_a_name():
         (f"{OTHER_TOKEN} # comment", ["alice"]),
         (f"bob:{TOKEN}", ["alice"]),
         ("<<<<<<< HEAD", ["alice"]),
+        (f"bob:{OTHER_TOKEN}:", ["alice"]),
+        (f"bob:{OTHER_TOKEN}:read,everything", ["alice"]),
+        (f"bob:{OTHER_TOKEN}:READ", ["alice"]),
+        (f"bob:{OTHER_TOKEN}:read:ensure", ["alice"]),
+        (f"{OTHER_TOKEN}:read", ["alice"]),
     ],
 )
 def test_a_wrong_line_is_named_without_showing_it_and_takes_nobody_elses_token_away(wrong_line, let_in):
     callers, [wrong] = read_tokens(f"alice:{TOKEN}\n\n{wrong_line}\n")
-    assert list(callers.values()) == let_in
+    assert [each.name for each in callers.values()] == let_in
     assert wrong.startswith("line 3 ")
     assert TOKEN not in wrong
     assert OTHER_TOKEN not in wrong
@@ -224,3 +239,43 @@ async def test_no_body_is_read_for_a_stranger(tmp_path):
         headers = {"Content-Type": "application/json"}
         response = await port.client.post("/v1/requests", content=body(), headers=headers)
     assert response.status_code == 401
+
+
+@pytest.mark.parametrize("scopes", ["read", "ensure", "operate", "read,ensure"])
+async def test_a_token_may_do_what_its_scopes_say_and_is_told_which_is_missing(tmp_path, scopes):
+    path = tmp_path / "tokens"
+    path.write_text(f"{CALLER}:{TOKEN}:{scopes}\n")
+    calls = {
+        "read": [("GET", "/v1/status"), ("GET", "/v1/lanes"), ("GET", "/v1/pause"), ("GET", "/v1/requests/x")],
+        "ensure": [("POST", "/v1/requests"), ("POST", "/v1/events")],
+        "operate": [("POST", "/v1/sweeps"), ("PUT", "/v1/pause"), ("DELETE", "/v1/pause"), ("POST", "/v1/whatever")],
+    }
+    async with side_port(path) as port:
+        for scope, [*each] in calls.items():
+            for method, url in each:
+                response = await port.client.request(method, url)
+                if scope in scopes:
+                    assert response.status_code != 403, (method, url)
+                else:
+                    assert (response.status_code, response.json()["type"]) == (403, "/docs#scope-missing")
+                    assert f"the scope {scope}; the token of {CALLER} has" in response.json()["detail"]
+
+
+async def test_openapi_says_the_scope_that_each_call_needs():
+    async with side_port(None) as port:
+        paths = (await port.client.get("/openapi.json")).json()["paths"]
+    scopes = {
+        (method, path): requirement
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        for requirement in operation.get("security", ())
+    }
+    assert {path for _, path in scopes} == {path for path in paths if path.startswith("/v1/")}
+    assert scopes["post", "/v1/requests"] == scopes["post", "/v1/events"] == {"token": ["ensure"]}
+    assert (
+        scopes["put", "/v1/pause"]
+        == scopes["delete", "/v1/pause"]
+        == scopes["post", "/v1/sweeps"]
+        == {"token": ["operate"]}
+    )
+    assert scopes["get", "/v1/requests/{request_id}"] == scopes["get", "/v1/status"] == {"token": ["read"]}

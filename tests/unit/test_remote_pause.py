@@ -25,9 +25,11 @@ def test_over_rest_a_pause_is_a_put_and_a_resume_a_delete(token):
     with rest_service((200, {"paused": True})) as (url, asked):
         assert run("pause", "--reason", "a break", "--url", url, "--token-file", token)[0] == 0
         assert run("resume", "--url", url, "--token-file", token)[0] == 0
+        assert run("resume", "--force", "--url", url, "--token-file", token)[0] == 0
     assert asked == [
         ("PUT", "/v1/pause", f"Bearer {TOKEN}", None, {"reason": "a break"}),
         ("DELETE", "/v1/pause", f"Bearer {TOKEN}", None, None),
+        ("DELETE", "/v1/pause?force=true", f"Bearer {TOKEN}", None, None),
     ]
 
 
