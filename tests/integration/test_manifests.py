@@ -100,7 +100,12 @@ class TestStartingAndStopping:
         assert container(base)["image"] == f"logwarden:{project['version']}"
 
     def test_a_killed_pod_had_time_to_drain_commit_and_leave(self, base, settings):
-        assert pod_spec(base)["terminationGracePeriodSeconds"] > settings.shutdown_drain_s + settings.commit_timeout_s
+        [_, before_s] = container(base)["lifecycle"]["preStop"]["exec"]["command"]
+        stop_s = settings.shutdown_drain_s + settings.commit_timeout_s
+        assert pod_spec(base)["terminationGracePeriodSeconds"] > float(before_s) + stop_s
+
+    def test_a_pod_that_is_to_end_answers_until_nobody_sends_to_it_any_more(self, base):
+        assert container(base)["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "5"]}}}
 
     def test_a_rollout_adds_one_before_it_removes_one(self, base):
         spec = one(base, "Deployment")["spec"]
