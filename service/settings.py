@@ -330,7 +330,8 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         description="Dead letters in a row, without a success anywhere, after which none is written any more: that is a bad deploy, not bad "
-        "records. Of one account a third of them counts at the most.",
+        "records. Of one account a third of them counts at the most, apart from what AWS calls invalid or answers in an unknown way: that is "
+        "the release's.",
     )
     dead_letter_max_share: float = Field(
         0.5,

@@ -49,7 +49,8 @@ class DeadLetterLimit:
     keys or Regions as keys that cannot be used, a role with fewer rights as `not-authorized`, a wrong parser as malformed events. What
     tells them from the mistakes of single tenants is that nothing succeeds any more, in any account. So only a success ends a row, which
     a record that is rightly left alone is not; and of one account a third of a row counts at the most. (Where there are one or two
-    accounts, their mistakes and a bad tenant file cannot be told apart, and nothing is stopped for either.)
+    accounts, their mistakes and a bad tenant file cannot be told apart, and nothing is stopped for either.) What only a release or a
+    sender brings about is no account's mistake, and counts without that limit.
 
     The share is of the classes that only a release or a sender brings about. The others may well be most of the dead letters for months,
     where a tenant file lists a tenth of the accounts whose events come in; to stop then would be an outage of our own making.

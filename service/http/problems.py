@@ -75,7 +75,7 @@ class ProblemType(Enum):
     )  # fmt: skip
     TOO_LARGE = (
         "too-large", 413, 0, "The request is too large",
-        "Divide the log groups over several requests.",
+        "It will never be taken as it is: divide it over several requests.",
     )  # fmt: skip
     NOT_JSON = (
         "not-json", 415, 0, "The body is not declared as JSON",
@@ -94,7 +94,7 @@ class ProblemType(Enum):
         "Try again: another replica answers, or this one in a few seconds. Nothing was done.",
     )  # fmt: skip
     CATCHING_UP = (
-        "catching-up", 503, 2, "This replica has not read all requests yet",
+        "catching-up", 503, 2, "This replica has not read all that Kafka has yet",
         "Try again in a few seconds. If it lasts, Kafka does not answer: look at the service's log.",
     )  # fmt: skip
     REGISTRY_SILENT = (

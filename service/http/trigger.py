@@ -68,8 +68,17 @@ class LogGroupStatus(BaseModel):
     state: str = Field(description="`pending`, or a state of the outcome: `sealed`, `already-sealed`, `deferred`, ...")
     tenant: str | None = Field(None, description="The tenant that owns the log group.")
     key: str | None = Field(None, description="ARN of the tenant's KMS key.")
+    old_key: str | None = Field(
+        None,
+        description="Another key that it was under, and still is where nothing was called: data written under it stay so, and it has to stay "
+        "enabled for as long as they are retained.",
+    )
     detail: str | None = Field(None, description="For people: why.")
     attempts: int | None = Field(None, description="AssociateKmsKey calls made.")
+    flips: int | None = Field(
+        None,
+        description="How often it was brought back to its key within the last hour, before this, since somebody keeps changing it.",
+    )
     retry_in_s: float | None = Field(None, description="When a deferred log group is tried again (seconds).")
     failure: dict[str, str] | None = Field(None, description="`class`, `fault` (who has to act) and `hint`.")
     waits: dict[str, str] | None = Field(

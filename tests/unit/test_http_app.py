@@ -1,6 +1,7 @@
 """Probes, metrics and documentation."""
 
 import re
+from dataclasses import fields
 
 import jsonschema
 import pytest
@@ -12,6 +13,7 @@ from service.domain.outcome import FailureClass, Outcome, State
 from service.domain.request import RequestOutcome
 from service.http.app import create_app
 from service.http.tokens import TokenFile
+from tests.support.fakes import TENANT, key_of
 from tests.support.http import REPLICA, healthy_status, side_port, token_file
 from tests.support.virtual_time import virtual_time
 
@@ -125,11 +127,17 @@ async def test_a_request_is_answered_as_documented(tmp_path):
         failed = Outcome(
             log_group=orders,
             state=State.DEFERRED,
-            tenant=None,
+            tenant=TENANT,
+            key=key_of(),
+            old_key="arn:aws:kms:eu-west-1:111122223333:key/old",
             failure=FailureClass.KEY_NOT_USABLE,
             detail="no",
             attempts=1,
+            flips=2,
             retry_in_s=30.0,
+        )
+        assert all(getattr(failed, each.name) for each in fields(Outcome)), (
+            "nothing that an outcome may say is left out here"
         )
         record = RequestOutcome(id=asked.json()["id"], at_ms=1, outcome=failed.as_dict())
         port.requests.apply(record.to_bytes())
