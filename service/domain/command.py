@@ -114,16 +114,18 @@ class EnsureCommand:
     def merged(self, later: "EnsureCommand") -> "EnsureCommand":
         """One command that does the work of both, `later` being the one that arrived second; as urgent as the more urgent of them.
 
-        Since their order is not known, two triggers prove nothing about the key or the tags together, unless both show the same.
+        Since their order is not known, two triggers prove nothing about the key or the tags together, unless both show the same of the
+        two: a group's creation that shows the key of a later event would pass for one that shows all there is to know.
         """
         first = min(self, later, key=lambda c: c.accepted_at_ms)
+        show_the_same = (self.tags, self.shown_key) == (later.tags, later.shown_key)
         # A deletion asks for nothing by itself: whoever it joins looks before they act, and stays who they are.
         return replace(
             min(self, later, key=lambda c: (c.trigger is Trigger.DELETED, c.priority, c.deferrals, c.strikes)),
             accepted_at_ms=first.accepted_at_ms,
             origin=first.origin,
             tags=self.tags if self.tags == later.tags else None,
-            shown_key=self.shown_key if self.shown_key == later.shown_key else None,
+            shown_key=self.shown_key if show_the_same else None,
             caller=self.caller if later.caller is None else later.caller,
             only_tenant=self.only_tenant if self.only_tenant == later.only_tenant else None,
             request_ids=tuple(dict.fromkeys(self.request_ids + later.request_ids)),

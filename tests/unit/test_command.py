@@ -227,6 +227,12 @@ def test_two_triggers_that_show_different_keys_prove_nothing():
     assert command(shown_key=KEY).merged(command(shown_key=KEY)).shown_key == KEY
 
 
+def test_a_creation_whose_tags_another_trigger_does_not_show_proves_nothing_any_more():
+    created, taken_off = command(tags={"team": "x"}, shown_key=""), command(Trigger.KEY_DISASSOCIATED, shown_key="")
+    assert created.merged(taken_off).shown_key is None
+    assert taken_off.merged(created).shown_key is None
+
+
 def test_what_three_triggers_show_does_not_depend_on_which_two_met_first():
     on, off, on_again = command(shown_key=KEY), command(shown_key=""), command(shown_key=KEY)
     assert on.merged(off).merged(on_again).shown_key is None

@@ -155,6 +155,15 @@ async def test_nothing_is_listed_for_a_group_that_cloudtrail_says_was_made_this_
 
 
 @virtual_time
+async def test_a_new_group_with_the_tag_whose_key_is_taken_off_at_once_is_left_alone():
+    async with Bench("a").running() as bench:
+        now_ms = VirtualClock().epoch_ms()
+        created = ensure("a", Trigger.CREATED, at_ms=now_ms, shown_key="", tags=IGNORED)
+        taken_off = ensure("a", Trigger.KEY_DISASSOCIATED, at_ms=now_ms, shown_key="")
+        assert await bench.worked(created, taken_off) == {"a": "excluded"}
+
+
+@virtual_time
 async def test_a_change_of_tags_is_looked_at_by_itself_and_not_in_a_list_that_may_be_old():
     async with Bench().running() as bench:
         await bench.worked(*swept("a"))
