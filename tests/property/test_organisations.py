@@ -20,12 +20,13 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.core.ignored import FRESH_S
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import AccountId, KeyArn, KeyRef, Lane, LogGroup, Region, TenantId
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.reach import reach_of
 from service.domain.sweep import SweepCommand, new_sweep_id
-from service.domain.tenancy import Decision, TenantRules
+from service.domain.tenancy import IGNORE_TAG, Decision, TenantRules
 from service.ports import LogGroupPage, OutgoingRecord
 from service.registry.document import check
 from tests.support.broker import MemoryBroker, MemoryConsumer
@@ -39,6 +40,8 @@ DELAYS_S: Final = (30.0, 120.0, 600.0)
 CHAOS_S: Final = 150.0  # for so long things change and fail
 LAG_S: Final = 1.0  # for so long DescribeLogGroups may show the key before
 TAGS_ARE_OLD_S: Final = 10.0  # a command acts by tags that it looked up this long ago at most, whatever it waited for
+BELIEVED_S: Final = 60.0  # for so long after it came to Kafka a record of a new group proves its tags
+CALL_TAKES_S: Final = 30.0  # from when nothing was found that speaks against a call, at most: its turn, and four tries
 PASSING: Final = (FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.OPERATION_ABORTED)
 NAMES: Final = [
     *(f"/{tenant}/{name}" for tenant in TENANTS for name in ("x", "scratch/y")),
@@ -71,7 +74,7 @@ class Right:
 def right(document: Document, group: LogGroup, tags: Tags) -> Right | None:
     """Whose the group is and which key it should have; None where nothing may be done to it."""
     listed = {account for rule in rules_of(document) for account in rule["accounts"]}
-    ignored = document["ignore_tag"] == "always" and tags.get("logwarden:ignore", "false") != "false"
+    ignored = document["ignore_tag"] != "never" and says_ignore(tags)
     if ignored or group.account not in listed or any(matches(each, group, tags) for each in document["exclude"]):
         return None
     claims = [tenant["id"] for tenant in document["tenants"] for rule in tenant["rules"] if matches(rule, group, tags)]
@@ -88,6 +91,10 @@ def right(document: Document, group: LogGroup, tags: Tags) -> Right | None:
         return None
     key = tenant["keys"].get(group.region)
     return Right(tenant["id"], key, tenant["overwrite"]) if key else None
+
+
+def says_ignore(tags: Tags) -> bool:
+    return tags.get(IGNORE_TAG, "false") != "false"
 
 
 def rules_of(document: Document) -> Iterator[Document]:
@@ -143,7 +150,7 @@ def document(dice: Random, generation: int = 0) -> Document:
     return {
         "version": 1,
         "match": dice.choice(["all-agree", "first-match"]),
-        "ignore_tag": dice.choice(["never", "never", "always"]),
+        "ignore_tag": dice.choice(["never", "listed", "listed", "always"]),
         "tenants": tenants,
         "shared_rules": dice.choice([[], [shared], [shared]]),
         "exclude": dice.choice([[], [{"names": ["/b/scratch/*"]}], [{"regions": ["us-east-1"], "names": ["/other"]}]]),
@@ -241,6 +248,7 @@ class Aws:
         self.events = 0  # that have not reached Kafka yet
         self._tags: defaultdict[LogGroup, list[tuple[float, Tags]]] = defaultdict(list)
         self._seen: dict[LogGroup, float] = {}  # when we last described it
+        self._not_ignored_until: dict[LogGroup, float] = {}  # it was shown without that tag, which may be believed
         self._changing: set[LogGroup] = set()
 
     # what strangers do
@@ -292,6 +300,10 @@ class Aws:
 
     def _arrive(self, value: bytes) -> None:
         self.events -= 1
+        record = json.loads(value)
+        if record.get("eventName") == "CreateLogGroup" and not says_ignore(record["requestParameters"]["tags"]):
+            name = record["requestParameters"]["logGroupName"]
+            self._believe_not_ignored(LogGroup(record["recipientAccountId"], record["awsRegion"], name), BELIEVED_S)
         self._broker.append(OutgoingRecord(SOURCE, None, value))
 
     # what Logwarden asks
@@ -300,8 +312,17 @@ class Aws:
         await asyncio.sleep(self._dice.choice([0.0, 0.0, 0.5]))
 
     async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:
+        """One name a page."""
         await self._answer()
-        return [group.name for group, it in self.groups.items() if group.lane == lane and tag in it.tags], None
+        tagged = {group for group, it in self.groups.items() if group.lane == lane and tag in it.tags}
+        for name in NAMES:
+            if (group := LogGroup(lane.account, lane.region, name)) not in tagged:
+                self._believe_not_ignored(group, FRESH_S)
+        left = sorted(group.name for group in tagged if group.name > (token or ""))
+        return left[:1], left[0] if len(left) > 1 else None
+
+    def _believe_not_ignored(self, group: LogGroup, seconds: float) -> None:
+        self._not_ignored_until[group] = max(self._not_ignored_until.get(group, 0.0), _now() + seconds)
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
         self.calls += 1
@@ -330,13 +351,9 @@ class Aws:
 
     def _judge(self, log_group: LogGroup, key: KeyArn) -> None:
         """Note what is wrong with a call as it is made: by the tenant file in force, and by tags that the group had just now."""
-        recent = [
-            tags
-            for (_, tags), (until, _) in zip(
-                self._tags[log_group], [*self._tags[log_group][1:], (float("inf"), {})], strict=True
-            )
-            if until > _now() - TAGS_ARE_OLD_S
-        ]
+        recent = self._tags_within(log_group, TAGS_ARE_OLD_S)
+        if self._registry.document["ignore_tag"] == "listed" and self._may_seem_not_ignored(log_group):
+            recent = [{name: value for name, value in tags.items() if name != IGNORE_TAG} for tags in recent]
         allowed = [found for tags in recent if (found := right(self._registry.document, log_group, tags))]
         if tenant_of(key) not in {each.tenant for each in allowed}:
             self.wrongs.append(f"{log_group} under {key}, where it could be {allowed}")
@@ -348,6 +365,17 @@ class Aws:
         is_another = group is not None and group.key not in {None, key}
         if was_seen and is_another and all(each.overwrite == "when-no-key" for each in allowed):
             self.wrongs.append(f"{log_group} is under {group and group.key}, which may not be overwritten")
+
+    def _tags_within(self, log_group: LogGroup, seconds: float) -> list[Tags]:
+        """All the tags that the group had in the last so many seconds."""
+        changes = self._tags[log_group]
+        ends = [*(at for at, _ in changes[1:]), float("inf")]
+        return [tags for (_, tags), until in zip(changes, ends, strict=True) if until > _now() - seconds]
+
+    def _may_seem_not_ignored(self, log_group: LogGroup) -> bool:
+        """Whether what AWS said of the group, when we last had to ask, did not have it left alone for its tag."""
+        was_not = not all(says_ignore(tags) for tags in self._tags_within(log_group, CALL_TAKES_S))
+        return was_not or _now() < self._not_ignored_until.get(log_group, 0.0) + CALL_TAKES_S
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
         await self._answer()
@@ -444,7 +472,13 @@ class Play:
     async def _stranger(self) -> None:
         dice, group = self._dice, self._dice.choice(self.groups)
         tags = dice.choice(
-            [{}, *({"tenant": each} for each in (*TENANTS, "both")), {"logwarden:ignore": "yes", "tenant": "a"}]
+            [
+                {},
+                *({"tenant": each} for each in (*TENANTS, "both")),
+                {IGNORE_TAG: "yes", "tenant": "a"},
+                {IGNORE_TAG: "yes"},
+                {IGNORE_TAG: "false"},
+            ]
         )
         tenant = dice.choice([*TENANTS, "stranger"])
         key = dice.choice([None, key_of(tenant, group.region, self._generation), key_of(tenant, group.region, 0)])
@@ -471,7 +505,9 @@ class Play:
                 "region": group.region,
                 "log_group": group.name,
             }
-            self.aws.post(lie | {"kms_key_id": key_of(dice.choice(TENANTS), group.region, 0)}, 60.0)
+            tagless: list[Document] = [{}, {"tags": {}}]
+            key = key_of(dice.choice(TENANTS), group.region, 0)
+            self.aws.post(lie | {"kms_key_id": key} | dice.choice(tagless), 60.0)
 
     def _send(self, group: LogGroup, trigger: Trigger) -> None:
         command = EnsureCommand(log_group=group, trigger=trigger, accepted_at_ms=self._clock.epoch_ms())
