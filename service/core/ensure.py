@@ -241,16 +241,26 @@ class Ensure:
     # -- what has to be known
 
     async def _looked_up(self, known: _Known) -> _Tags:
-        """The tags as they are: those that a trigger shows are its sender's word, and old."""
-        group = known.log_group
+        """The tags as they are: those that a trigger shows are its sender's word, and old.
+
+        Raises CallFailedError: where there is no list of the lane's either, a refusal is for a role that lacks rights, not of this group.
+        """
+        group, turn = known.log_group, known.turn
 
         async def look_up() -> _Tags:
-            await known.turn.prepare(self._log_groups.ready(group.account))
-            async with known.turn.call(Quota.TAGS):
+            await turn.prepare(self._log_groups.ready(group.account))
+            async with turn.call(Quota.TAGS):
                 read_at = self._clock.now()
                 return _Tags(await self._log_groups.tags_of(group), read_at)
 
-        return await self._persist(look_up, known.turn)
+        try:
+            return await self._persist(look_up, turn)
+        except CallFailedError as e:
+            if e.failure is not FailureClass.NOT_AUTHORIZED:
+                raise
+            if await self._persist(partial(self._ignored.has_list, group.lane, turn), turn):
+                raise
+            raise CallFailedError(FailureClass.TAGS_NOT_READABLE, e.detail) from e
 
     async def _heeded(self, known: _Known, tags: _Tags) -> _Tags:
         """The tags, looked up where nothing proves them and the group may have the one that has it left alone.

@@ -42,6 +42,10 @@ class Ignored:
         names = await self._names(log_group.lane, turn)
         return names is None or log_group.name in names
 
+    async def has_list(self, lane: Lane, turn: Turn) -> bool:
+        """Whether there is a list of the lane's, some minutes old at most. Raises as `may_have`."""
+        return await self._names(lane, turn) is not None
+
     def changed(self, lane: Lane) -> None:
         """The tags of a group of this lane have changed: list anew when next asked."""
         self._lists.pop(lane, None)

@@ -113,6 +113,12 @@ class FailureClass(Enum):
         ("Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json; the policy "
         "of a key in another account with k8s/iam/key-policy-other-account.json too."),
     )  # fmt: skip
+    TAGS_NOT_READABLE = (
+        "tags-not-readable", Fault.PLATFORM, False, Recourse.HOLD, 120,
+        ("Logwarden's role in the account may neither list log groups by a tag nor look at the tags of one. Give it logs:ListTagsForResource, and "
+        "logs:ListLogGroups, which saves most of those looks, as k8s/iam/member-role.json does; or set ignore_tag to never, where no rule asks "
+        "for tags."),
+    )  # fmt: skip
     # -- the key
     KEY_NOT_USABLE = (
         "key-not-usable", Fault.TENANT, False, Recourse.DEFER, 0,

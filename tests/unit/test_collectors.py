@@ -146,6 +146,7 @@ def test_held_lanes_are_counted_by_failure_class_and_a_class_that_holds_none_is_
             "credentials-missing",
             "credentials-rejected",
             "role-not-assumable",
+            "tags-not-readable",
             "registry-unavailable",
         )
     }

@@ -211,6 +211,29 @@ async def test_where_there_is_no_list_each_group_is_looked_at(failure: FailureCl
         assert set(bench.log_groups.lookups) == {group("a"), group("b")}
 
 
+@pytest.mark.parametrize("by_tags", [False, True])
+@virtual_time
+async def test_a_role_without_any_right_on_tags_is_no_groups_fault(by_tags: bool):
+    async with Bench().running() as bench:
+        bench.directory.by_tags = by_tags
+        bench.log_groups.list_failures.append(FailureClass.NOT_AUTHORIZED)
+        bench.log_groups.tag_failures.extend([FailureClass.NOT_AUTHORIZED] * 2)
+        assert await bench.worked(*swept("a", "b")) == {"a": "failed", "b": "failed"}
+        assert {outcome.failure for outcome in bench.outcomes.values()} == {FailureClass.TAGS_NOT_READABLE}
+        assert len(bench.log_groups.listings) == 1
+        assert await bench.worked(*swept("a", "b")) == {"a": "sealed", "b": "sealed"}, "as soon as it has one of them"
+
+
+@pytest.mark.parametrize("by_tags", [False, True])
+@virtual_time
+async def test_a_refused_look_at_one_group_is_that_groups_where_there_is_a_list(by_tags: bool):
+    async with Bench("a").running() as bench:
+        bench.directory.by_tags = by_tags
+        bench.log_groups.tag_failures.append(FailureClass.NOT_AUTHORIZED)
+        assert await bench.worked(*swept("a")) == {"a": "failed"}
+        assert bench.outcomes["a"].failure is FailureClass.NOT_AUTHORIZED
+
+
 @virtual_time
 async def test_a_crowd_of_tagged_groups_is_not_held_and_each_group_is_looked_at(monkeypatch):
     monkeypatch.setattr("service.core.ignored._MAX_PAGES", 2)

@@ -20,6 +20,7 @@ WHAT_BECOMES_OF_IT = {
     FailureClass.CREDENTIALS_REJECTED: (Fault.PLATFORM, True, Recourse.HOLD, 0),
     FailureClass.ROLE_NOT_ASSUMABLE: (Fault.PLATFORM, False, Recourse.HOLD, 120),
     FailureClass.NOT_AUTHORIZED: (Fault.PLATFORM, False, Recourse.DEFER, 120),
+    FailureClass.TAGS_NOT_READABLE: (Fault.PLATFORM, False, Recourse.HOLD, 120),
     FailureClass.KEY_NOT_USABLE: (Fault.TENANT, False, Recourse.DEFER, 0),
     FailureClass.KEY_NOT_FOUND: (Fault.TENANT, False, Recourse.DEFER, 0),
     FailureClass.LOG_GROUP_NOT_FOUND: (Fault.RACE, False, Recourse.DEFER_ONCE_THEN_VANISHED, 0),
