@@ -1,12 +1,16 @@
 """`logwarden topics`."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.console import UsageError, say, warn
 from service.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from service.stream.comparison import Comparison
 
 app = typer.Typer(help="The Kafka topics that the service uses.", no_args_is_help=True)
 
@@ -48,12 +52,45 @@ def _warn_of_weak_topics(settings: Settings, names: Collection[str]) -> None:
 
 
 @app.command("list")
-def list_topics() -> None:
-    """Show the topics, with the partitions, replicas and settings that they would be created with."""
+def list_topics(
+    *,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no broker: only show what would be created.")] = False,
+) -> None:
+    """Show each topic as it is, beside what would be created where they differ.
+
+    Exit status 1 where a topic is missing, or one of the service's own is weak: it has fewer replicas than it should or needs fewer for a
+    write, keeps or takes less, or is compacted where it should not be. What only differs may be meant.
+    """
+    from service.stream.comparison import Comparison, Verdict  # noqa: PLC0415
+    from service.stream.durability import MEND  # noqa: PLC0415
     from service.stream.topics import topic_specs  # noqa: PLC0415
 
     settings = load_settings()
-    replicas = "the broker's default of" if settings.topic_replication == -1 else settings.topic_replication
-    for spec in topic_specs(settings):
-        config = " ".join(f"{name}={value}" for name, value in spec.config.items())
-        say(f"{spec.name}  {spec.partitions} partitions  {replicas} replicas  {config}")
+    specs = topic_specs(settings)
+    width = max(len(spec.name) for spec in specs)
+    if offline:
+        for spec in specs:
+            say(f"{spec.name:{width}}  {Comparison(spec, None, settings.topic_replication)}")
+        return
+    comparisons = _compared(settings)
+    for each in comparisons:
+        say(f"{each.spec.name:{width}}  {each.verdict!s:9}  {each}")
+    if any(
+        each.verdict is Verdict.WEAK and each.existing is not None and each.existing.is_weak for each in comparisons
+    ):
+        warn(MEND)
+    if any(each.verdict >= Verdict.WEAK for each in comparisons):
+        raise typer.Exit(1)
+
+
+def _compared(settings: Settings) -> "Sequence[Comparison]":
+    """Raises UsageError."""
+    from aiokafka.errors import KafkaError  # noqa: PLC0415
+
+    from service.stream.comparison import compared  # noqa: PLC0415
+    from service.stream.connection import client_arguments  # noqa: PLC0415
+
+    try:
+        return asyncio.run(compared(client_arguments(settings), settings))
+    except (KafkaError, OSError) as e:
+        raise UsageError(f"{settings.kafka_bootstrap_servers}: {str(e) or 'does not answer'}") from e

@@ -16,9 +16,11 @@ from service.stream.publisher import MAX_RECORD_BYTES
 _DAY_MS = 86_400_000
 _ELECTION_S: Final = 5.0  # a controller is elected within a second or two
 _CONTROLLER_WAIT_S: Final = 0.5
-_CLEANUP = (
-    "cleanup.policy"  # said of each: compaction, a cluster's default here and there, would keep one command a lane
+CLEANUP_CONFIG: Final = (
+    "cleanup.policy"  # said of each: compaction, a default here and there, would keep one command a lane
 )
+RETENTION_CONFIG: Final = "retention.ms"
+MAX_BYTES_CONFIG: Final = "max.message.bytes"
 SAFE_REPLICAS: Final = 3  # one may be lost or restarted, and writes still reach two
 MIN_INSYNC: Final = 2
 MIN_INSYNC_CONFIG: Final = "min.insync.replicas"
@@ -30,7 +32,7 @@ class TopicSpec:
 
     name: str
     partitions: int
-    config: Mapping[str, str] = field(default_factory=lambda: {_CLEANUP: "delete"})
+    config: Mapping[str, str] = field(default_factory=lambda: {CLEANUP_CONFIG: "delete"})
 
 
 def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
@@ -48,25 +50,31 @@ def _specs(settings: Settings) -> Sequence[TopicSpec]:
     return [
         *(TopicSpec(name, few) for name in settings.source_topics),
         TopicSpec(
-            settings.work_topic, settings.work_partitions, {_CLEANUP: "delete", "retention.ms": str(14 * _DAY_MS)}
+            settings.work_topic,
+            settings.work_partitions,
+            {CLEANUP_CONFIG: "delete", RETENTION_CONFIG: str(14 * _DAY_MS)},
         ),
         *(
-            TopicSpec(name, few, {_CLEANUP: "delete", "retention.ms": str(14 * _DAY_MS)})
+            TopicSpec(name, few, {CLEANUP_CONFIG: "delete", RETENTION_CONFIG: str(14 * _DAY_MS)})
             for name in settings.retry_topics
         ),
-        TopicSpec(settings.outcomes_topic, few, {_CLEANUP: "delete", "retention.ms": str(30 * _DAY_MS)}),
+        TopicSpec(settings.outcomes_topic, few, {CLEANUP_CONFIG: "delete", RETENTION_CONFIG: str(30 * _DAY_MS)}),
         TopicSpec(
             settings.dead_letter_topic,
             few,
-            {_CLEANUP: "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(MAX_RECORD_BYTES)},
+            {CLEANUP_CONFIG: "delete", RETENTION_CONFIG: str(30 * _DAY_MS), MAX_BYTES_CONFIG: str(MAX_RECORD_BYTES)},
         ),
         # every replica reads all of it at start; small segments let the broker drop what is out of date
         TopicSpec(
             settings.requests_topic,
             1,
-            {_CLEANUP: "delete", "retention.ms": str(requests_ms), "segment.ms": str(max(requests_ms // 8, 60_000))},
+            {
+                CLEANUP_CONFIG: "delete",
+                RETENTION_CONFIG: str(requests_ms),
+                "segment.ms": str(max(requests_ms // 8, 60_000)),
+            },
         ),
-        TopicSpec(settings.control_topic, 1, {_CLEANUP: "compact"}),  # a pause outlives every retention
+        TopicSpec(settings.control_topic, 1, {CLEANUP_CONFIG: "compact"}),  # a pause outlives every retention
     ]
 
 

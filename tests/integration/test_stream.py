@@ -16,9 +16,11 @@ from service.ports import IncomingRecord, OutgoingRecord
 from service.sandbox.kafka.apache import start_apache
 from service.settings import Settings
 from service.stream.commits import Commits
+from service.stream.comparison import Verdict, compared
 from service.stream.connection import Deadline
 from service.stream.consumer import Consumer, ConsumerLimits
-from service.stream.durability import Durability, warn_of_weak_topics, weak_topics
+from service.stream.durability import warn_of_weak_topics, weak_topics
+from service.stream.existing import ExistingTopic, existing_topics
 from service.stream.follower import Follower
 from service.stream.group import LEASE_S, SESSION_S
 from service.stream.publisher import KafkaPublisher, ProducerEndedError
@@ -565,7 +567,14 @@ async def test_every_topic_can_be_created_with_the_brokers_own_replication(apach
     assert compacted == {settings.control_topic}
     assert {spec.config["cleanup.policy"] for spec in specs} == {"delete", "compact"}
     weak = await weak_topics(arguments, results)
-    assert weak == [Durability(topic=topic, replicas=1, min_insync=1) for topic in sorted(results)]
+    assert weak == [
+        ExistingTopic(name=spec.name, partitions=spec.partitions, replicas=1, config={MIN_INSYNC_CONFIG: "1"})
+        for spec in sorted(specs, key=lambda spec: spec.name)
+    ]
+    on_one_disk = settings.model_copy(update={"topic_replication": 1})
+    assert {each.verdict for each in await compared(arguments, on_one_disk)} == {Verdict.AS_WANTED}
+    assert {each.verdict for each in await compared(arguments, settings) if each.is_ours} == {Verdict.WEAK}
+    assert await existing_topics(arguments, [f"{name}.missing"], [MIN_INSYNC_CONFIG]) == []
 
 
 @pytest.mark.apache_kafka
@@ -582,6 +591,15 @@ async def test_topics_on_one_disk_are_warned_of_in_one_line_and_with_how_many_re
     assert sorted(line["topics"]) == sorted(
         f"{spec.name}: 1 replicas, min.insync.replicas {needed}" for spec, needed in zip(specs, (1, 2), strict=True)
     )
+
+
+async def test_what_a_broker_does_not_tell_of_topics_is_not_held_against_them(librdkafka_kafka, unique_name):
+    settings = Settings(work_topic=unique_name("work"), work_partitions=2, topic_replication=1)
+    await librdkafka_kafka.create_topics({settings.work_topic: 2})
+    arguments = {"bootstrap_servers": librdkafka_kafka.bootstrap_servers}
+    verdicts = {each.spec.name: each.verdict for each in await compared(arguments, settings)}
+    assert verdicts[settings.work_topic] is Verdict.AS_WANTED
+    assert verdicts[settings.outcomes_topic] is Verdict.MISSING
 
 
 async def test_a_broker_that_cannot_tell_how_durable_topics_are_is_worked_with_all_the_same(kafka_broker, topic):

@@ -16,7 +16,9 @@ from service.domain.replay import DeadLetter, Selection
 from service.remote import dead_letters
 from service.remote import ensure as ensure_command
 from service.remote import sweep as sweep_command
-from service.stream import topics
+from service.settings import Settings
+from service.stream import comparison, topics
+from service.stream.existing import ExistingTopic
 from tests.support.publisher import FakePublisher
 from tests.support.rest_service import rest_service
 
@@ -127,21 +129,60 @@ def test_a_mistake_is_a_sentence(run, arguments, says):
 
 
 def test_topics_are_listed_with_their_settings(run):
-    status, text, _ = run("topics", "list")
+    status, text, _ = run("topics", "list", "--offline")
     assert status == 0
-    assert "logwarden.work  48 partitions  3 replicas" in text
+    assert "logwarden.work          partitions=48  replicas=3" in text
     assert all("min.insync.replicas=2" in line for line in text.splitlines() if line)
     assert "max.message.bytes=2097152" in text
 
 
 @pytest.mark.parametrize(
-    ("replication", "says"), [("-1", "the broker's default of replicas"), ("1", " 1 replicas"), ("2", " 2 replicas")]
+    ("replication", "says"), [("-1", "replicas=the broker's default"), ("1", " replicas=1"), ("2", " replicas=2")]
 )
 def test_of_fewer_than_three_replicas_a_write_needs_what_the_broker_says(run, monkeypatch, replication, says):
     monkeypatch.setenv("LOGWARDEN_TOPIC_REPLICATION", replication)
-    _, text, _ = run("topics", "list")
+    _, text, _ = run("topics", "list", "--offline")
     assert says in text
-    assert "min.insync.replicas" not in text
+    assert all("min.insync.replicas=the broker's default" in line for line in text.splitlines() if line)
+
+
+@pytest.mark.parametrize(("missing", "status"), [(None, 0), ("logwarden.events", 1), ("logwarden.work", 1)])
+def test_topics_that_are_there_are_shown_beside_what_is_wanted(run, monkeypatch, missing, status):
+    async def existing(_arguments, names, _configs):
+        wanted = {spec.name: spec for spec in topics.topic_specs(Settings())}
+        return [
+            ExistingTopic(name=name, partitions=9, replicas=3, config=wanted[name].config)
+            for name in names
+            if name != missing
+        ]
+
+    monkeypatch.setattr(comparison, "existing_topics", existing)
+    ended, text, _ = run("topics", "list")
+    assert ended == status
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert lines["logwarden.retry.1"].split(None, 2)[1:] == [
+        "differs",
+        "partitions=9 (wanted 12)  replicas=3  min.insync.replicas=2  cleanup.policy=delete  retention.ms=1209600000",
+    ]
+    if missing is not None:
+        assert lines[missing].split()[1] == "missing"
+
+
+def test_a_weak_topic_is_an_exit_status_and_a_sentence_that_says_what_to_do(run, monkeypatch):
+    async def existing(_arguments, names, _configs):
+        return [ExistingTopic(name=name, partitions=12, replicas=1, config={}) for name in names]
+
+    monkeypatch.setattr(comparison, "existing_topics", existing)
+    status, text, _ = run("topics", "list")
+    assert status == 1
+    assert "logwarden.work          weak       partitions=12 (wanted 48)  replicas=1 (wanted 3)" in text
+    assert "give each 3 replicas" in text
+
+
+def test_topics_are_not_listed_without_a_broker(run):
+    _, _, error = run("topics", "list")
+    assert isinstance(error, UsageError)
+    assert str(error).startswith("127.0.0.1:9: ")
 
 
 def test_a_name_without_its_account_is_refused_before_anything_is_asked(run):

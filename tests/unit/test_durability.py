@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.settings import Settings
-from service.stream.durability import Durability, _min_insync
+from service.stream.existing import ExistingTopic, _configs
 from service.stream.topics import topic_specs
 
 
@@ -14,7 +14,8 @@ from service.stream.topics import topic_specs
     [(3, 2, False), (4, 3, False), (3, None, False), (3, 1, True), (2, 2, True), (2, 1, True), (1, None, True)],
 )
 def test_a_topic_is_weak_where_the_loss_of_one_broker_loses_records_or_stops_writes(replicas, min_insync, is_weak):
-    assert Durability(topic="t", replicas=replicas, min_insync=min_insync).is_weak is is_weak
+    config = {} if min_insync is None else {"min.insync.replicas": str(min_insync)}
+    assert ExistingTopic(name="t", partitions=1, replicas=replicas, config=config).is_weak is is_weak
 
 
 @pytest.mark.parametrize(("replication", "needed"), [(3, "2"), (5, "2"), (2, None), (1, None), (-1, None)])
@@ -33,7 +34,9 @@ async def test_what_a_broker_does_not_show_is_left_out():
         ]
         return [SimpleNamespace(resources=[(0, "", 2, name, entries) for name, entries in shown])]
 
-    assert await _min_insync(SimpleNamespace(describe_configs=describe_configs), ["shown"]) == {"shown": 2}
+    names = ["shown", "denied", "hidden"]
+    found = await _configs(SimpleNamespace(describe_configs=describe_configs), names, ["min.insync.replicas"])
+    assert found == {"shown": {"min.insync.replicas": "2"}, "denied": {}, "hidden": {}}
 
 
 def test_by_default_no_topic_is_weak():
