@@ -161,13 +161,14 @@ def spelt(draw: st.DrawFn) -> bytes:
         text = text.replace(word, f"\\u{ord(word[0]):04x}{word[1:]}")
     before, after = draw(st.sampled_from(["", "", "", " ", "\ufeff"])), draw(st.sampled_from(["", "\n"]))
     value = f"{before}{text}{after}".encode(errors="surrogatepass")
-    match draw(st.sampled_from(["plain"] * 6 + ["gzip", "confluent", "two documents"])):
+    if draw(st.sampled_from([True, False, False])):
+        between = draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"", b" "]))
+        value = between.join(draw(st.permutations([value, b'{"eventVersion":"1.0","eventSource":"s3.amazonaws.com"}'])))
+    match draw(st.sampled_from(["plain"] * 6 + ["gzip", "confluent"])):
         case "gzip":
             return gzip.compress(value, mtime=0)
         case "confluent":
             return b"\x00\x00\x00\x00\x07" + value
-        case "two documents":
-            return b'{"eventVersion":"1.0","eventSource":"s3.amazonaws.com"}' + value
         case _:
             return value
 

@@ -84,6 +84,29 @@ def test_documents_one_after_another_in_gzip_are_all_read(sep: str):
     assert len(parse(gzip.compress(text.encode())).commands) == 2
 
 
+@pytest.mark.parametrize("sep", ["\n", "\r\n", "\n\n", " \t\n "])
+def test_documents_on_lines_of_their_own_are_all_read(sep: str):
+    text = sep.join(["", json.dumps(OWN), json.dumps({"Records": [OWN]}), json.dumps(OTHER, indent=1), ""])
+    in_base64 = {"specversion": "1.0", "data_base64": base64.b64encode(text.encode()).decode()}
+    for body in (text.encode(), in_base64, {"Type": "Notification", "Message": text}):
+        parsed = parse(body)
+        assert (len(parsed.commands), parsed.problems) == (2, ())
+
+
+@pytest.mark.parametrize("sep", ["", " ", "\t\r", ","])
+def test_documents_on_one_line_are_malformed_as_a_whole(sep: str):
+    parsed = parse(f"{json.dumps(OWN)}\n{json.dumps(OWN)}{sep}{json.dumps(OWN)}".encode())
+    assert parsed.commands == ()
+    assert "is not JSON" in only_problem(parsed)
+
+
+def test_documents_without_number_are_not_read():
+    began = time.process_time()
+    parsed = parse(gzip.compress(b"1 " * (MAX_UNPACKED_BYTES // 2)))
+    assert time.process_time() - began < 2
+    assert parsed.problems[-1].reason.startswith(f"more than {MAX_ENTRIES} entries")
+
+
 @pytest.mark.parametrize("end", ["{", "]", "x", '"', "\u00a0"])
 def test_documents_that_end_in_garbage_are_malformed_as_a_whole(end: str):
     parsed = parse(gzip.compress((json.dumps(OWN) * 2 + end).encode()))

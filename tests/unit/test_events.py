@@ -451,6 +451,13 @@ def test_records_after_the_confluent_prefix_are_dropped_too() -> None:
     assert is_surely_irrelevant(b"\x00\x00\x00\x00\x07" + compact("record_of_s3"))
 
 
+def test_lines_of_records_are_dropped_too() -> None:
+    line = compact("record_of_s3") + b"\n"
+    assert is_surely_irrelevant(line)
+    assert is_surely_irrelevant(line * 3)
+    assert not is_surely_irrelevant(line + b"x\n" + compact("record_created_version_1_11"))
+
+
 @pytest.mark.parametrize("name", ["s3_notification", "unknown_shape", "own_event_without_region", "not_json"])
 def test_what_does_not_look_like_cloudtrail_reaches_the_parser(name: str) -> None:
     [path] = EVENTS.glob(f"{name}.*")

@@ -11,8 +11,9 @@ three disguises, however many envelopes are in each other:
   makes `\\uXXXX` of that, or spells the backslash so. Each holds a backslash that an `u` follows.
 - gzip at the start of the message: then it does not start with `{`.
 - base64, which the parser decodes under `data_base64`, `awslogs`, `records` and `kinesisSchemaVersion` only, and only from a field
-  whose name starts with `data`. None of them is looked for where the message starts with `{"eventVersion"`: an object with that key
-  is a record or nothing, and no envelope to the parser, wherever the key is and however often.
+  whose name starts with `data`. None of them is looked for where the message starts with `{"eventVersion"` and is one line: an object
+  with that key is a record or nothing, and no envelope to the parser, wherever the key is and however often; and what follows it, where a
+  message is several values, is on other lines.
 
 Headers take part in none of this: they never make a command of a body that has no mark.
 
@@ -44,6 +45,7 @@ _CALL: Final = re.compile(
 _ANY_SOURCE: Final = re.compile(rb"eventSource" + _BETWEEN + rb"[a-z0-9.-]+\.amazonaws\.com")
 _ESCAPE: Final = re.compile(rb"\\u")
 _BACKSLASH: Final = 0x5C
+_NEWLINE: Final = 0x0A  # which no JSON has within a string
 _DATA: Final = re.compile(rb'data(?:_base64)?[\\"]')
 _BASE64_CARRIERS: Final = (b"data_base64", b"awslogs", b"records", b"kinesisSchemaVersion")
 
@@ -60,7 +62,7 @@ def first_look(marks: Sequence[bytes | None] = ()) -> Callable[[bytes], bool]:
 
     def is_surely_irrelevant(value: bytes) -> bool:
         return (
-            (value.startswith(_RECORD_START) or _is_plain_envelope(value))
+            ((value.startswith(_RECORD_START) and _NEWLINE not in value) or _is_plain_envelope(value))
             and (find_mark(value) is None or (_OWN_MARK not in value and _CALL.search(value) is None))
             and (_BACKSLASH not in value or _ESCAPE.search(value) is None)
             and value[-1] in _ENDS
@@ -71,11 +73,14 @@ def first_look(marks: Sequence[bytes | None] = ()) -> Callable[[bytes], bool]:
 
 
 def _is_plain_envelope(value: bytes) -> bool:
-    """Whether this is an object around CloudTrail records, or a record after the Confluent prefix, with no base64 to be opened."""
+    """Whether these are objects around CloudTrail records, or such records, perhaps after the Confluent prefix, with no base64 to be opened."""
     if value.startswith(b"\0"):
-        return value.startswith(_RECORD_START, 5)
+        if not value.startswith(_RECORD_START, 5):
+            return False
+        if _NEWLINE not in value:
+            return True
     return (
-        value.startswith(b"{")
+        value.startswith((b"{", b"\0"))
         and _ANY_SOURCE.search(value) is not None
         and (_DATA.search(value) is None or not any(carrier in value for carrier in _BASE64_CARRIERS))
     )

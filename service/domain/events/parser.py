@@ -28,7 +28,7 @@ from service.domain.events.result import (
     Step,
     UnusableError,
 )
-from service.domain.events.unpacking import GZIP_MAGIC, Allowance, from_base64, json_value, json_values
+from service.domain.events.unpacking import GZIP_MAGIC, Allowance, from_base64, json_values
 
 _CONFLUENT_MAGIC: Final = b"\0"
 _CONFLUENT_PREFIX_LENGTH: Final = 5  # the magic byte and the id of a schema
@@ -101,7 +101,7 @@ class _Message:
                     yield from self._opened_bytes(value, place)
                 case str():
                     yield Step(Finding.OPENED, place.name, Envelope.JSON_STRING)
-                    yield from self._opened(json_value(value, place.path), place.deeper())
+                    yield from self._opened_all(json_values(value, place.path, are_lines=True), place.deeper())
                 case list() if value:
                     yield Step(Finding.OPENED, place.name, Envelope.LIST)
                     for index, entry in enumerate(value):
@@ -126,10 +126,13 @@ class _Message:
             if unpacked.startswith(GZIP_MAGIC):
                 yield from self._opened_bytes(unpacked, inside)
                 return
-            values = json_values(unpacked, place.path)
-            yield from self._opened(values[0] if len(values) == 1 else values, inside)
+            yield from self._opened_all(json_values(unpacked, place.path, are_lines=False), inside)
         else:
-            yield from self._opened(json_value(value, place.path), inside)
+            yield from self._opened_all(json_values(value, place.path, are_lines=True), inside)
+
+    def _opened_all(self, values: list[Any], place: Place) -> Iterator[Step]:
+        """One value, or all of several."""
+        yield from self._opened(values[0] if len(values) == 1 else values, place)
 
     def _opened_object(self, body: dict[str, Any], place: Place) -> Iterator[Step]:
         """An object that is to be read, or is an envelope, or neither. Raises UnusableError and LimitError."""

@@ -84,16 +84,20 @@ def json_value(text: str | bytes, path: str) -> Any:
         raise UnusableError(path, f"is not JSON: {e}") from e
 
 
-def json_values(content: bytes, path: str) -> list[Any]:
-    """The JSON values in a text, one after another: what Firehose delivers has no commas between. Raises UnusableError."""
+def json_values(content: str | bytes, path: str, *, are_lines: bool) -> list[Any]:
+    """The JSON values in a text, one after another: newline-delimited where `are_lines`, else with anything or nothing in between, as
+    Firehose delivers them. Of more than a message may have, the first one too many ends the list. Raises UnusableError.
+    """
     values: list[Any] = []
     try:
         text = _checked(content, path)
         position = _after_space(text, 0)
-        while position < len(text) or not values:
+        while (position < len(text) and len(values) <= MAX_ENTRIES) or not values:
             value, end = _DECODER.raw_decode(text, position)
             values.append(value)
             position = _after_space(text, end)
+            if are_lines and position < len(text) and "\n" not in text[end:position]:
+                raise UnusableError(path, f"is not JSON: something follows its end on the same line: char {position}")
         return values
     except (ValueError, RecursionError) as e:
         raise UnusableError(path, f"is not JSON: {e}") from e
