@@ -476,6 +476,27 @@ async def test_a_registry_that_stalls_in_its_list_is_given_up_in_time(scene, tmp
             await registry.directory.lanes()
 
 
+async def test_a_list_that_does_not_end_in_time_is_given_up(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.registry.listing._WHOLE_LIST_S", 0.1)
+    await scene.store(parsed(acme(), tmp_path))
+    async with opened(scene, LIMITS) as registry:
+        scene.proxy.stall()
+        with pytest.raises(CallFailedError, match=r"the list of tenants has not ended in 0\.1 s"):
+            await registry.directory.keys()
+
+
+async def test_a_list_of_more_tenants_than_there_can_be_is_given_up(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.registry.listing.MAX_TENANTS", 2)
+    blue = f'  - {{id: blue, keys: {{eu-west-1: "{NEW}"}}, rules: [{{accounts: ["{UNKNOWN}"]}}]}}\n'
+    await scene.store(parsed(acme(extra=blue), tmp_path))
+    async with opened(scene, LIMITS) as registry:
+        assert len(await registry.directory.keys() or ()) == 2
+        green = blue.replace("blue", "green").replace(UNKNOWN, "333344445555")
+        await scene.store(parsed(acme(extra=blue + green), tmp_path))
+        with pytest.raises(CallFailedError, match="more than 2 tenants"):
+            await registry.directory.lanes()
+
+
 async def test_a_tenant_that_is_written_wrong_is_left_out_of_the_list_loudly_and_spoils_nobody_elses(scene, tmp_path):
     blue = f'  - {{id: blue, keys: {{eu-west-1: "{NEW}"}}, rules: [{{accounts: ["{UNKNOWN}"]}}]}}\n'
     text = (
@@ -492,6 +513,31 @@ async def test_a_tenant_that_is_written_wrong_is_left_out_of_the_list_loudly_and
         assert "tenant acme: keys.eu-west-1: key 'alias/wrong' is not" in log["problems"][0]
         with pytest.raises(CallFailedError, match="alias/wrong"):
             await registry.directory.lanes_of([TenantId("acme")])
+
+
+async def test_what_is_no_tenant_refuses_its_account_and_is_left_out_of_the_list_and_spoils_nobody_elses(
+    scene, tmp_path
+):
+    text = f"""\
+version: 1
+tenants:
+  - {{id: acme, keys: {{eu-west-1: "{OLD}"}}, rules: [{{accounts: ["{ACCOUNT}"]}}]}}
+  - {{id: blue, keys: {{eu-west-1: "{NEW}"}}, rules: [{{accounts: ["{OTHER_ACCOUNT}"]}}]}}
+"""
+    await scene.store(parsed(text, tmp_path))
+    await scene.store_odd(ACCOUNT)
+    others = LogGroup(OTHER_ACCOUNT, GROUP.region, "/x")
+    async with opened(scene, LIMITS) as registry:
+        assert "tenants[" in await unavailable(registry.directory)
+        assert key_in(await registry.directory.decide(others, None)) == NEW
+        with capture_logs() as logs:
+            assert await registry.directory.keys() == {"acme": {"eu-west-1": OLD}, "blue": {"eu-west-1": NEW}}
+        [log] = logs
+        assert log["event"] == "registry_tenants_refused"
+        assert log["problems"][0].startswith("tenant odd: ")
+        assert await registry.directory.lanes_of([TenantId("acme")]) == {"acme": {GROUP.lane: OLD}}
+        with pytest.raises(CallFailedError, match="tenant odd: "):
+            await registry.directory.lanes_of([TenantId("odd")])
 
 
 # -- files: always in memory, so never away

@@ -10,11 +10,9 @@ import pytest
 from aiohttp import web
 
 from service.domain.log_group import AccountId
-from service.domain.outcome import CallFailedError
-from service.registry.cache import CacheLimits
 from service.registry.http import HttpSource
 from service.registry.source import CannotListError, SourceDataError, SourceUnavailableError
-from tests.support.registries import HttpScene, opened, parsed
+from tests.support.registries import HttpScene, parsed
 
 ACCOUNT = AccountId("111122223333")
 TENANTS = """\
@@ -163,17 +161,6 @@ async def test_a_page_that_is_none_is_refused(scene, source, page, reason):
         await listed(source)
 
 
-async def test_a_list_without_an_end_is_given_up(scene, monkeypatch):
-    monkeypatch.setattr("service.registry.listing.MAX_TENANTS", 3)
-    ids = itertools.count()
-    scene.service.answers["tenants"] = lambda _: web.json_response(
-        {"version": 1, "tenants": [{"id": f"t{(n := next(ids))}"}], "next": f"after-{n}"}
-    )
-    async with opened(scene, CacheLimits()) as registry:
-        with pytest.raises(CallFailedError, match="more than 3 tenants"):
-            await registry.directory.keys()
-
-
 @pytest.mark.parametrize(
     "page",
     [
@@ -189,14 +176,3 @@ async def test_pages_that_repeat_themselves_are_refused(scene, source, page):
     with pytest.raises(SourceDataError, match="repeat themselves"):
         async with asyncio.timeout(5):
             await listed(source)
-
-
-async def test_a_list_that_does_not_end_in_time_is_given_up(scene, monkeypatch):
-    monkeypatch.setattr("service.registry.listing._WHOLE_LIST_S", 0.1)
-    ids = itertools.count()
-    scene.service.answers["tenants"] = lambda _: web.json_response(
-        {"version": 1, "tenants": [{"id": f"t{(n := next(ids))}"}], "next": f"after-{n}"}
-    )
-    async with opened(scene, CacheLimits()) as registry:
-        with pytest.raises(CallFailedError, match="has not ended in"):
-            await registry.directory.keys()

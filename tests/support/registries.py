@@ -128,6 +128,9 @@ class Scene(Protocol):
     async def store_wrong(self, account: str) -> None:
         """Change a tenant's key on the account to something that is no key, as a careless writer would."""
 
+    async def store_odd(self, account: str) -> None:
+        """Put `odd`, which is as little of a tenant as this registry lets anybody write, beside the tenants on the account."""
+
 
 class DynamoDbScene:
     def __init__(self, proxy: TcpProxy, table: DynamoDbSource) -> None:
@@ -171,6 +174,10 @@ class DynamoDbScene:
             item["tenant"]["M"]["keys"]["M"][region] = {"S": "alias/wrong"}
         await self.table.call("put_item", Item=item)
 
+    async def store_odd(self, account: str) -> None:
+        item = {"pk": {"S": f"ACCOUNT#{account}"}, "sk": {"S": "TENANT#odd"}, "tenant": {"S": "odd"}}
+        await self.table.call("put_item", Item=item)
+
 
 class PostgresqlScene:
     password = PASSWORD
@@ -206,6 +213,10 @@ class PostgresqlScene:
             "WHERE accounts @> ARRAY[$1]",
             account,
         )
+
+    async def store_odd(self, account: str) -> None:
+        document = {"id": "odd", "keys": {"eu-west-1": 1}, "rules": [{"accounts": [account]}]}
+        await self.execute("INSERT INTO logwarden.tenants (document) VALUES ($1)", json.dumps(document))
 
     async def execute(self, statement: str, *arguments: object) -> list[Any]:
         connection = await asyncpg.connect(self.dsn, password=PASSWORD)
@@ -244,6 +255,11 @@ class HttpScene:
         self.service.documents[account] = document
         assert self.service.everything is not None
         self.service.everything["tenants"][0]["keys"]["eu-west-1"] = "alias/wrong"
+
+    async def store_odd(self, account: str) -> None:
+        assert self.service.everything is not None
+        for document in (self.service.documents[account], self.service.everything):
+            document["tenants"] = [*document["tenants"], "odd"]
 
 
 @dataclass
