@@ -22,7 +22,7 @@ from service.ports import Clock, RecordTooLargeError, TenantDirectory
 
 INTERVAL_CALLER: Final = "logwarden, by interval"
 REKEY_CALLER: Final = "logwarden, by changed keys"
-_LOOK_S: Final = 10.0  # between two looks whether one is due: nobody waits for it, and it costs nothing while none is
+_LOOK_S: Final = 5.0  # between two looks whether one is due, which cost nothing while none is
 _FAILED_LOOK_S: Final = 60.0  # after one that failed: the log should say so, and not fill up with it
 _MAX_TENANTS: Final = 100  # that are swept one by one after a change of their keys
 

@@ -1,6 +1,8 @@
 """The real process on every registry elsewhere, while that fails in all the ways it can: no wrong key, no lost event, no help needed."""
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from service.core.sweep_schedule import REKEY_CALLER
 from service.sandbox.aws.faults import Faults
 from service.sandbox.aws.policy import logs_key_policy
 from service.sandbox.aws.sandbox import AwsSandbox
@@ -121,11 +124,12 @@ class Story:
 
 
 @asynccontextmanager
-async def story(broker, elsewhere: Elsewhere, folder) -> AsyncIterator[Story]:
+async def story(broker, elsewhere: Elsewhere, folder, **settings: Any) -> AsyncIterator[Story]:
     everything = Organisation(accounts=ACCOUNTS, regions=(REGION,))
     for operation in ("AssociateKmsKey", "DescribeLogGroups"):
         await elsewhere.aws.set_quota(operation, per_second=100)
-    deployment = await Deployment.create(broker, elsewhere.aws, everything, folder, **SETTINGS | elsewhere.settings)
+    chosen = SETTINGS | elsewhere.settings | settings
+    deployment = await Deployment.create(broker, elsewhere.aws, everything, folder, **chosen)
     yield Story(deployment, elsewhere)
 
 
@@ -177,3 +181,28 @@ async def test_a_registry_may_be_away_slow_and_wrong_and_keys_may_change_in_a_bu
                 tenant = call.log_group.split("/")[1]
                 assert call.key in told.keys[tenant], "never a key that was not the tenant's own"
             assert await told.deployment.all_on(told.deployment.settings.dead_letter_topic) == []
+
+
+@pytest.mark.parametrize("elsewhere", ["dynamodb"], indirect=True)
+async def test_a_key_that_changes_in_a_registry_elsewhere_is_noticed_by_the_service_itself(
+    elsewhere, best_kafka, tmp_path
+):
+    async with story(best_kafka, elsewhere, tmp_path, rekey_automatically=True) as told:
+        await told.store()
+        topics = told.deployment.settings
+        async with told.deployment.replica():
+            await told.tell(40)
+            await told.all_right()
+            async with asyncio.timeout(20):  # what it finds at its start is what a change is told by
+                while not await told.deployment.all_on(topics.requests_topic):
+                    await asyncio.sleep(0.2)
+            await elsewhere.aws.clear_calls()
+            [old] = told.keys["north"]
+            await told.rotate("north")
+            await told.all_right()
+            asked = [json.loads(record.value) for record in await told.deployment.all_on(topics.requests_topic)]
+        sweeps = [(each["by"], each["tenant"]) for each in asked if each["kind"] == "sweep-asked"]
+        assert sweeps == [(REKEY_CALLER, None), (REKEY_CALLER, "north")]
+        assert len(await elsewhere.aws.calls("AssociateKmsKey")) == 20
+        outcomes = [json.loads(record.value) for record in await told.deployment.all_on(topics.outcomes_topic)]
+        assert Counter(o["tenant"] for o in outcomes if o.get("old_key") == old) == {"north": 20}
