@@ -93,13 +93,19 @@ TABLE: Final[tuple[Row, ...]] = (
 )  # fmt: skip
 
 
+_FRONT_END: Final = (
+    b"<b>Http/1.1 Service Unavailable</b>"  # the page of AWS's own front ends: aws/aws-sdk-js issue 1379
+)
+
+
 class ForeignAnswerError(Exception):
     """An answer that AWS did not write: the page of a proxy, a portal or a load balancer, whatever its status."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"HTTP {status}, not from AWS: {body[:_MAX_MESSAGE_LENGTH].decode(errors='replace')}")
         self.status = status
-        self.is_bare = body.lstrip()[:1] in (b"", b"{")  # nothing, or AWS's own answer cut short
+        begins_as_aws = body.lstrip()[:1] in (b"", b"{")  # nothing, or AWS's own answer cut short
+        self.is_from_aws_itself = begins_as_aws or _FRONT_END in body
 
 
 VendorError = ClientError | BotoCoreError | ResponseParserError | ForeignAnswerError | aiohttp.ClientError | OSError
@@ -183,7 +189,7 @@ def translate(error: VendorError, *, call: str) -> CallFailedError:
                 return UnknownCallError(failure, f"{call}: {_described(error)}")
         case ForeignAnswerError():
             # A proxy's server error is not AWS's to mend, nor on its Health Dashboard. One that asks for fewer calls gets fewer.
-            is_a_page = error.status >= 500 and not error.is_bare
+            is_a_page = error.status >= 500 and not error.is_from_aws_itself
             failure = FailureClass.UNREACHABLE if is_a_page else _by_status(error.status)
         case OSError() if error.filename is not None:
             failure = FailureClass.CREDENTIALS_MISSING  # a credentials, config or token file that cannot be read

@@ -251,7 +251,10 @@ def test_a_page_that_aws_did_not_write_is_what_is_in_between(status, failure):
     assert len(error.detail) < 600
 
 
-@pytest.mark.parametrize("body", [b"", b" \n", b'{"__type":"ThrottlingExcep'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" \n", b'{"__type":"ThrottlingExcep', b"<html><body><b>Http/1.1 Service Unavailable</b></body> </html>"],
+)
 def test_a_server_error_that_says_nothing_or_is_cut_short_may_be_aws_own(body):
     assert translate(ForeignAnswerError(503, body), call="x").failure is FailureClass.SERVICE_UNAVAILABLE
 
