@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     )
     dry_run: bool = Field(
         default=False,
-        description="Do everything but the call; the outcome says `would-seal`. For a first look at an organisation.",
+        description="Do everything but the call; the outcome says `would-seal`, or what would fail as far as the key's state and policy tell. For a first look at an organisation.",
     )
 
     # -- Kafka

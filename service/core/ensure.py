@@ -13,7 +13,7 @@ from service.core.ignored import Ignored
 from service.core.observations import Observations
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.history import MAX_FLIPS, History
-from service.domain.key import UnusableKey
+from service.domain.key import UnknownKey, UnusableKey, UsableKey
 from service.domain.log_group import KeyArn, LogGroup, TenantId, key_arn_in
 from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recourse, State
 from service.domain.pacing import Quota
@@ -44,7 +44,7 @@ class Policy:
     """How commands are worked. `attempts` is how often a call is tried in place, `max_wait_s` the longest wait in between.
 
     What an event shows of a group's key is believed for `observe_after_s` seconds; after that AWS is asked. A contested group waits
-    only if `is_damped`. A dry run does all but the call.
+    only if `is_damped`. A dry run does all but the call, and has the key's policy say what would come of it.
     """
 
     attempts: int
@@ -187,22 +187,28 @@ class Ensure:
                 return Outcome(log_group=known.log_group, state=State.EXCLUDED, detail=decision.reason)
             if decision != owned:
                 raise _DecidedAnewError
-        key = await self._right_key(owned, known, is_inspected=True)
-        if key != known.key:
+        finding = await self._inspected(owned, known)
+        if finding.key != known.key:
             raise _DecidedAnewError  # the alias stands for another key by now
-        return await self._change(known, owned, key, heeded)
+        return await self._change(known, owned, finding, heeded)
 
-    async def _change(self, known: _Known, owned: Owned, key: KeyArn, tags: _Tags) -> Outcome:
-        """Bring under its tenant's key a group that is not, unless it is not to be done now."""
+    async def _change(self, known: _Known, owned: Owned, finding: UsableKey | UnknownKey, tags: _Tags) -> Outcome:
+        """Bring under its tenant's key a group that is not, unless it is not to be done now.
+
+        In a dry run the key's policy foretells what AWS would say. Enforcing asks AWS, who knows better.
+        """
         command = known.command
         known.flips = self._history.flips(known.log_group, self._clock.now())
         if self._policy.is_dry_run:
+            if isinstance(finding, UsableKey) and finding.is_withheld(known.log_group):
+                detail = f"AWS was not asked, this is a dry run; {finding.explain(known.log_group)}"
+                return known.ended(State.FAILED, detail, FailureClass.KEY_NOT_USABLE)
             return known.ended(State.WOULD_SEAL, owned.rule)
         if self._is_to_wait(command, known.flips):
             who = f"; the last time it was {command.caller}" if command.caller else ""
             detail = f"brought back {known.flips} times within the hour{who}"
             return known.ended(State.FAILED, detail, FailureClass.CONTESTED)
-        await self._associate(known, owned, key, tags)
+        await self._associate(known, owned, finding.key, tags)
         self._history.sealed(known.log_group, self._clock.now(), is_flip=command.trigger in _CHANGES)
         return known.ended(State.SEALED, _KEEP_OLD_KEY if known.old_key else "")
 
@@ -278,16 +284,16 @@ class Ensure:
         )
         return _Tags((await self._looked_up(known)).tags) if is_to_ask else tags
 
-    async def _right_key(self, owned: Owned, known: _Known, *, is_inspected: bool = False) -> KeyArn:
-        """The key's own ARN, which is what AWS shows of a group; an alias has to be resolved for it. Raises CallFailedError for a key
-        that cannot be used, as far as it is looked at: always where `is_inspected`.
-        """
-        if not is_inspected and (arn := key_arn_in(owned.key)) is not None:
-            return arn
+    async def _right_key(self, owned: Owned, known: _Known) -> KeyArn:
+        """The key's own ARN, which is what AWS shows of a group; only an alias is looked at for it. Raises CallFailedError."""
+        return key_arn_in(owned.key) or (await self._inspected(owned, known)).key
+
+    async def _inspected(self, owned: Owned, known: _Known) -> UsableKey | UnknownKey:
+        """What there is to know of the key. Raises CallFailedError for one that cannot be used."""
         finding = await known.turn.prepare(self._keys.inspect(owned.key, known.log_group))
         if isinstance(finding, UnusableKey):
             raise CallFailedError(finding.failure, finding.detail)
-        return finding.key
+        return finding
 
     async def _shown(self, known: _Known, owned: Owned) -> str | None:
         """The key that AWS shows, None for none.

@@ -1,6 +1,7 @@
 """What is known of a tenant's key before it is used: hard facts that make every call with it vain, or what else there is to say of it.
 
-Only what DescribeKey shows may stop a call. What the key's policy says is a reading, which explains a refusal afterwards.
+Only what DescribeKey shows may stop a call. What the key's policy says is a reading, which explains a refusal afterwards, or foretells
+one where no call is made.
 """
 
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ class UsableKey:
     key: KeyArn
     policy: str | None = None
     unread: str = ""
+
+    def is_withheld(self, log_group: LogGroup) -> bool:
+        """Whether the policy, as far as it can be read, does not let CloudWatch Logs use the key for a log group."""
+        if self.policy is None:
+            return False
+        verdict = read_key_policy(self.policy, key=self.key, log_group=log_group).verdict
+        return verdict in {PolicyVerdict.DENIES, PolicyVerdict.MISSES}
 
     def explain(self, log_group: LogGroup) -> str:
         """Why AWS may have refused the key for a log group: what the policy says as far as it can be read, and what would mend it."""

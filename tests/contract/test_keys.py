@@ -206,13 +206,15 @@ async def test_an_enabled_key_is_usable_and_its_policy_is_read(keys, scene):
     finding = await keys.inspect(key, GROUP)
     assert isinstance(finding, UsableKey)
     assert finding.key == key
+    assert not finding.is_withheld(GROUP)
     assert "allows the key to logs.eu-west-1.amazonaws.com" in finding.explain(GROUP)
 
 
-async def test_a_key_whose_policy_leaves_logs_out_is_usable_and_explains_a_refusal(keys, scene):
+async def test_a_key_whose_policy_leaves_logs_out_is_usable_and_foretells_and_explains_a_refusal(keys, scene):
     key = await scene.add_key(policy=default_key_policy(LANE.account, LANE.region))
     finding = await keys.inspect(key, GROUP)
     assert isinstance(finding, UsableKey)
+    assert finding.is_withheld(GROUP)
     assert "does not allow kms:Encrypt" in finding.explain(GROUP)
     assert '"Principal": {"Service": "logs.eu-west-1.amazonaws.com"}' in finding.explain(GROUP)
 
@@ -294,6 +296,7 @@ async def test_a_key_of_another_account_is_usable_and_its_policy_stays_unread(ke
     policy = logs_key_policy(LANE.account, LANE.region, key_account=OTHER_ACCOUNT.account)
     finding = await keys.inspect(await scene.add_key(OTHER_ACCOUNT, policy=policy), GROUP)
     assert isinstance(finding, UsableKey)
+    assert not finding.is_withheld(GROUP)
     assert "could not be read: the key is in" in finding.explain(GROUP)
     assert "key-policy-other-account.json" in finding.explain(GROUP)
 

@@ -20,6 +20,7 @@ from service.domain.pacing import Quota
 from service.domain.request import RequestOutcome, new_request_id, record_from_bytes
 from service.domain.tenancy import Decision, Excluded, Overwrite, Owned, Undecided
 from service.ports import GivenUpError, OutgoingRecord
+from service.sandbox.aws.policy import logs_key_policy
 from tests.support.fakes import (
     LANE,
     TENANT,
@@ -713,6 +714,43 @@ async def test_a_dry_run_says_what_it_would_do_and_does_nothing():
     assert (bench.outcome["state"], bench.outcome["is_dry_run"]) == ("would-seal", True)
     assert bench.outcome["detail"] == "everything is tenant-a's"
     assert not bench.turn.calls
+
+
+@virtual_time
+async def test_a_dry_run_says_of_a_key_that_its_policy_withholds_what_enforcing_does():
+    told: list[dict[str, Any]] = []
+    for is_dry_run in (True, False):
+        bench = Bench(is_dry_run=is_dry_run)
+        bench.keys.add(key_of(), policy='{"Statement": []}')
+        bench.log_groups.failures[group()].append(FailureClass.KEY_NOT_USABLE)
+        assert await bench.work(ensure(**FRESH)) is None
+        told.append({name: bench.outcome.get(name) for name in ("state", "tenant", "key", "failure", "retry_in_s")})
+        assert "does not allow kms:Encrypt" in bench.outcome["detail"]
+        assert "logs.eu-west-1.amazonaws.com" in bench.outcome["detail"], "the principal that the policy has to name"
+        assert bench.topics == {OUTCOMES: 1, RETRIES[0]: 1}
+        assert len(bench.log_groups.calls) == (0 if is_dry_run else 1)
+    assert told[0] == told[1]
+    assert told[0]["failure"]["class"] == "key-not-usable"
+
+
+@virtual_time
+@pytest.mark.parametrize("policy", ["allows", "nobody can read", None], ids=str)
+async def test_a_dry_run_would_seal_under_a_key_whose_policy_says_nothing_against_it(policy: str | None):
+    bench = Bench(is_dry_run=True)
+    if policy is not None:
+        bench.keys.add(
+            key_of(), policy=policy if policy != "allows" else json.dumps(logs_key_policy(LANE.account, LANE.region))
+        )
+    assert await bench.work(ensure(**FRESH)) is None
+    assert bench.outcome["state"] == "would-seal"
+
+
+@virtual_time
+async def test_enforcing_asks_aws_whatever_the_policy_seems_to_say():
+    bench = Bench()
+    bench.keys.add(key_of(), policy='{"Statement": []}')
+    assert await bench.work(ensure(**FRESH)) is None
+    assert bench.outcome["state"] == "sealed"
 
 
 @pytest.mark.parametrize("is_dry_run", [False, True])
