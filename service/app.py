@@ -301,6 +301,7 @@ class App:
             publisher=self._publisher,
             clock=self._clock,
             submit=lambda command, delivery: dispatcher.submit(command, delivery),  # noqa: PLW0108  made below
+            report=lambda command, outcome: worker.report(command, outcome),  # noqa: PLW0108  made below
             requests_topic=settings.requests_topic,
             max_waiting=settings.sweep_max_waiting,
         )

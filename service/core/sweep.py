@@ -2,13 +2,14 @@
 
 A page is a command in its lane like any other, the least urgent, so it waits for the lane's tokens and its holds. What it finds wrong
 is ensured by commands of the same lane, of which only a few dozen wait at once; the right ones, nearly all, cost a fiftieth of a
-call each. The record that asked for the sweep stays open until all of them have ended. What is remembered here is in no topic: the
-next owner of the lane begins again, and passes over what has been done.
+call each. A group that no key may be put on is not ensured, since no retry mends it: an outcome says whose fault that is. The record
+that asked for the sweep stays open until all of them have ended. What is remembered here is in no topic: the next owner of the lane
+begins again, and passes over what has been done.
 """
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -43,7 +44,7 @@ _REPORT_INTERVAL_S: Final = 30.0
 class Sweeper(Forwarding):
     """Does the sweeps of the lanes that this replica owns: one sweep of a lane at a time, the others after it.
 
-    `submit` queues a command in its lane. At most `max_waiting` commands wait for their end, in all lanes; where there is no place for
+    `submit` queues a command in its lane; `report` makes durable what became of one that needs no lane. At most `max_waiting` commands wait for their end, in all lanes; where there is no place for
     more, lanes take what becomes free in turn. Two pages' worth at most are one lane's.
     """
 
@@ -56,6 +57,7 @@ class Sweeper(Forwarding):
         publisher: Publisher,
         clock: Clock,
         submit: Callable[[Command, Delivery], None],
+        report: Callable[[EnsureCommand, Outcome], Awaitable[None]],
         requests_topic: str,
         max_waiting: int,
     ) -> None:
@@ -66,6 +68,7 @@ class Sweeper(Forwarding):
         self._publisher = publisher
         self._clock = clock
         self._submit = submit
+        self._report_outcome = report
         self._requests_topic = requests_topic
         self._max_waiting = max_waiting
         self._places = asyncio.Semaphore(max_waiting)
@@ -212,6 +215,7 @@ class Sweeper(Forwarding):
 
     async def _take(self, walk: "_Walk", page: "_Page") -> None:
         walk.token, walk.token_at = page.next_token, self._clock.now()
+        await asyncio.gather(*(self._tell_why_not(walk, finding, page.at_ms) for finding in page.findings))
         for finding in page.findings:
             if self._is_to_be_ensured(walk, finding):
                 await self._ensure(walk, finding, page.at_ms)
@@ -242,18 +246,26 @@ class Sweeper(Forwarding):
         walk.counts[result] += 1
         return False
 
+    async def _tell_why_not(self, walk: "_Walk", finding: "_Finding", seen_at_ms: int) -> None:
+        """Have an outcome name a group that no key may be put on, unless it is another tenant's than the one that is swept."""
+        decision = finding.decision
+        if isinstance(decision, Undecided) and walk.command.tenant in {None, decision.tenant}:
+            outcome = Outcome(
+                log_group=finding.log_group,
+                state=State.FAILED,
+                tenant=decision.tenant,
+                old_key=finding.key,
+                failure=decision.failure,
+                detail=decision.detail,
+            )
+            await self._report_outcome(_command(walk, finding, seen_at_ms), outcome)
+
     async def _ensure(self, walk: "_Walk", finding: "_Finding", seen_at_ms: int) -> None:
         if finding.log_group in walk.open:
             return  # AWS showed it twice
         await walk.places.acquire()
         walk.open[finding.log_group] = State.FAILED
-        command = EnsureCommand(
-            log_group=finding.log_group,
-            trigger=Trigger.SWEEP,
-            accepted_at_ms=seen_at_ms,
-            shown_key=finding.key or "",
-            only_tenant=walk.command.tenant,
-        )
+        command = _command(walk, finding, seen_at_ms)
         self._submit(command, _Awaited(walk.untracked.ledger, 0, walk=walk, log_group=finding.log_group))
 
     async def _tell_the_end(self, walk: "_Walk") -> None:
@@ -272,6 +284,16 @@ class Sweeper(Forwarding):
             failure=walk.failure,
         )
         await self._publisher.publish(OutgoingRecord(self._requests_topic, report.id.encode(), report.to_bytes()))
+
+
+def _command(walk: "_Walk", finding: "_Finding", seen_at_ms: int) -> EnsureCommand:
+    return EnsureCommand(
+        log_group=finding.log_group,
+        trigger=Trigger.SWEEP,
+        accepted_at_ms=seen_at_ms,
+        shown_key=finding.key or "",
+        only_tenant=walk.command.tenant,
+    )
 
 
 def _result(outcome: Outcome, tenant: TenantId | None) -> str:

@@ -68,7 +68,7 @@ class Worker:
         """
         outcome = await self._ensure(command, turn)
         if outcome.failure is None:
-            await self._report(command, outcome)
+            await self.report(command, outcome)
             return None
         deferrals = command.deferrals
         if outcome.failure is FailureClass.CONTESTED:
@@ -78,16 +78,16 @@ class Worker:
             case End.HOLD:
                 return Held(outcome.failure, outcome.detail)
             case End.EXCLUDE:
-                await self._report(command, replace(outcome, state=State.EXCLUDED))
+                await self.report(command, replace(outcome, state=State.EXCLUDED))
             case End.VANISHED:
-                await self._report(command, replace(outcome, state=State.VANISHED))
+                await self.report(command, replace(outcome, state=State.VANISHED))
             case Defer(step, delay_s):
                 again = command.deferred(is_strike=outcome.failure.recourse is Recourse.DEFER)
                 await self._defer(again, step, delay_s)
-                await self._report(command, replace(outcome, state=State.DEFERRED, retry_in_s=delay_s))
+                await self.report(command, replace(outcome, state=State.DEFERRED, retry_in_s=delay_s))
             case End.DEAD_LETTER:
                 await self._dead_letters.send_command(command, outcome.failure, outcome.detail)
-                await self._report(command, outcome)
+                await self.report(command, outcome)
         return None
 
     async def postpone(self, command: EnsureCommand, held: Held) -> None:
@@ -104,7 +104,7 @@ class Worker:
             detail=held.detail,
             retry_in_s=later.delay_s,
         )
-        await self._report(command, outcome)
+        await self.report(command, outcome)
 
     async def _defer(self, command: EnsureCommand, step: int, delay_s: float) -> None:
         due_ms = self._clock.epoch_ms() + round(delay_s * 1000)
@@ -112,8 +112,11 @@ class Worker:
         record = OutgoingRecord(self._topics.retries[step], command.partition_key, command.to_bytes(), headers)
         await self._publisher.publish(record)
 
-    async def _report(self, command: EnsureCommand, outcome: Outcome) -> None:
-        """Write the outcome where everybody can read it, and where the manual requests that asked for it are answered."""
+    async def report(self, command: EnsureCommand, outcome: Outcome) -> None:
+        """Write an outcome where everybody can read it, and where the manual requests that asked for it are answered.
+
+        Returns once that is durable; a repeat writes it again.
+        """
         at_ms = self._clock.epoch_ms()
         body = outcome.as_dict() | {
             "trigger": command.trigger.value,

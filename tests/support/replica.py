@@ -74,6 +74,7 @@ class Replica:
             publisher=publisher,
             clock=clock,
             submit=self._dispatcher.submit,
+            report=worker.report,
             requests_topic=REQUESTS,
             max_waiting=300,
         )

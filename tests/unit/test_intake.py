@@ -78,6 +78,7 @@ class Bench:
             publisher=self.publisher,
             clock=clock,
             submit=self.dispatcher.submit,
+            report=self.reported,
             requests_topic="requests",
             max_waiting=300,
         )
@@ -90,6 +91,9 @@ class Bench:
             home_of=lambda key: self.home,
             observer=self.observer,
         )
+
+    async def reported(self, command: EnsureCommand, outcome: Outcome) -> None:
+        raise AssertionError(f"no group here is nobody's: {command.log_group}, {outcome.detail}")
 
     async def work(self, command: EnsureCommand, turn: Turn) -> Held | None:
         async with turn.call(Quota.ASSOCIATE):

@@ -130,6 +130,7 @@ class Bench:
             publisher=self.publisher,
             clock=self.clock,
             submit=self.dispatcher.submit,
+            report=worker.report,
             requests_topic=REQUESTS,
             max_waiting=max_waiting,
         )
@@ -534,6 +535,28 @@ async def test_only_what_is_somebodys_is_ensured_and_with_a_tenant_only_theirs(t
         await bench.until_finished()
         assert bench.report.counts == counts
         assert bench.sealed == {"ours": 1} if tenant else {"ours": 1, "theirs": 1}
+
+
+@pytest.mark.parametrize("tenant", [None, TENANT], ids=["everybody", "one-tenant"])
+@virtual_time
+async def test_an_outcome_names_each_group_that_no_key_may_be_put_on(tenant):
+    async with Bench(groups=60).running() as bench:
+        for each, decision in DECISIONS.items():
+            bench.log_groups.keys[group(each)] = OTHER_KEY
+            bench.directory.decisions[group(each)] = decision
+        bench.handle(sweep(tenant=tenant))
+        await bench.until_finished()
+        outcomes = [json.loads(value) for value in bench.publisher.values("outcomes")]
+        failed = {each["log_group"]: each for each in outcomes if each["state"] == "failed"}
+        told = {where: (each["failure"]["class"], each["detail"], each["trigger"]) for where, each in failed.items()}
+        keyless = {"keyless": ("no-key-in-region", "no key", "sweep")}
+        assert told == (keyless if tenant else keyless | {"nobodys": ("unknown-tenant", "no rule", "sweep")})
+        assert (failed["keyless"]["tenant"], failed["keyless"]["old_key"]) == (TENANT, OTHER_KEY)
+        assert len(outcomes) == len(failed) + len(bench.sealed), "none of what is excluded, another's or right"
+        assert {command.log_group.name for command, outcome, _ in bench.observer.outcomes if outcome.failure} == set(
+            told
+        )
+        assert bench.publisher.values("dead-letters") == bench.publisher.values("retry.1") == []
 
 
 @virtual_time
