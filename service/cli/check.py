@@ -64,6 +64,12 @@ def check(
         say(f"Settings are valid. {settings.tenants_file} has {len(registry(None))} tenants.")
         for claim, earlier in registry(None).never_first():
             say(f"{claim} never decides: {earlier} has the same conditions and comes first", "yellow")
+        for claim, regions in registry(None).without_key():
+            where = ", ".join(regions)
+            say(
+                f"{claim} names {where}, where {claim.owner} has no key: a sweep looks there only when told to",
+                "yellow",
+            )
     else:
         say("Settings are valid." + ("" if groups else " Name a log group to ask the registry about it."))
     for step in steps:

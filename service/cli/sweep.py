@@ -15,7 +15,10 @@ from service.remote.rest import Service
 from service.settings import load_settings
 
 _Accounts = Annotated[list[str] | None, typer.Option("--account", "-a", help="Only this account; may be repeated.")]
-_Regions = Annotated[list[str] | None, typer.Option("--region", "-r", help="Only this Region; may be repeated.")]
+_Regions = Annotated[
+    list[str] | None,
+    typer.Option("--region", "-r", help="Only this Region, with a key there or without; may be repeated."),
+]
 _Wait = Annotated[
     int,
     typer.Option(

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from itertools import product
+from itertools import product, starmap
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -46,18 +46,16 @@ async def lanes_to_sweep(
 ) -> Mapping[Lane, KeyRef | None]:
     """The lanes that these accounts, Regions and tenant mean, each of which may be left out; the tenant's key in each, where it is known.
 
-    Raises NoLanesError, and CallFailedError when the registry cannot be asked.
+    Regions are looked in where they are named, with a key there or without: groups that no key may be put on are to be told of. Raises NoLanesError, and CallFailedError when the registry cannot be asked.
     """
     known = None if directory is None else await _known_lanes(directory, tenant)
     if known is None:
         if not accounts or not regions:
             raise NoLanesError("there is no list of all tenants here: name accounts and Regions")
         known = {Lane(account, region): None for account, region in product(accounts, regions)}
-    lanes = {
-        lane: key
-        for lane, key in sorted(known.items())
-        if (not accounts or lane.account in accounts) and (not regions or lane.region in regions)
-    }
+    if regions:
+        known = {lane: known.get(lane) for lane in starmap(Lane, product({lane.account for lane in known}, regions))}
+    lanes = {lane: key for lane, key in sorted(known.items()) if not accounts or lane.account in accounts}
     if not lanes:
         whose = "no tenant" if tenant is None else f"no tenant {tenant}"
         raise NoLanesError(f"{whose} has a rule and a key there")

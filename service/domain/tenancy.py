@@ -264,6 +264,14 @@ class TenantRules:
         """Each pair of rules that could give one log group to two tenants; none where the first one wins."""
         return iter(()) if self._is_first_match else overlaps(self._all)
 
+    def without_key(self) -> Iterator[tuple[Claim, Sequence[Region]]]:
+        """Each rule of a tenant's that names Regions in which the tenant has no key, and these: what it owns there gets none."""
+        for claim in self._all:
+            if claim.owner is not None and (
+                keyless := claim.conditions.regions - self.tenants[claim.owner].keys.keys()
+            ):
+                yield claim, sorted(keyless)
+
     def never_first(self) -> Iterator[tuple[Claim, Claim]]:
         """Each rule that can never decide, where the first one wins, and the rule with the same conditions before it."""
         earlier: dict[object, Claim] = {}

@@ -40,7 +40,9 @@ class NewSweep(BaseModel):
         None, min_length=1, description="Account ids; all that the registry lists where it is left out."
     )
     regions: list[str] | None = Field(
-        None, min_length=1, description="Regions; all that have a tenant's key where it is left out."
+        None,
+        min_length=1,
+        description="Regions, with a tenant's key there or without (`no-key-in-region`); where it is left out, those of the tenants' keys.",
     )
     tenant: str | None = Field(
         None, description="Only this tenant's log groups, where its rules and its keys are: its re-key."

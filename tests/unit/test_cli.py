@@ -63,6 +63,13 @@ def test_check_alone_validates(run):
     assert (status, "has 1 tenants" in text) == (0, True)
 
 
+def test_check_warns_of_regions_that_a_rule_names_and_the_tenant_has_no_key_in(run, tmp_path):
+    file = tmp_path / "tenants.yaml"
+    file.write_text(file.read_text().replace('names: ["/app', 'regions: [us-east-1, eu-west-1], names: ["/app'))
+    status, text, _ = run("check")
+    assert (status, "rule 1 of acme names us-east-1, where acme has no key" in text) == (0, True)
+
+
 def test_check_says_under_which_key_and_by_which_rule(run):
     status, text, _ = run(*check("/app-a/x"))
     assert status == 0

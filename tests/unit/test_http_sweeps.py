@@ -5,7 +5,7 @@ import asyncio
 import jsonschema
 import pytest
 
-from service.domain.log_group import Lane
+from service.domain.log_group import Lane, Region
 from service.domain.sweep import LaneReport, SweepCommand, new_sweep_id
 from service.ports import RecordTooLargeError
 from tests.support.fakes import LANE, OTHER_LANE, key_of
@@ -45,15 +45,20 @@ async def test_a_sweep_of_everything_is_a_command_for_every_lane_of_the_registry
     ("body", "lanes"),
     [
         ({"accounts": [LANE.account]}, {LANE}),
-        ({"regions": [OTHER_LANE.region]}, {OTHER_LANE}),
+        ({"regions": [OTHER_LANE.region]}, {OTHER_LANE, Lane(LANE.account, OTHER_LANE.region)}),
+        ({"accounts": [LANE.account], "regions": ["us-west-2"]}, {Lane(LANE.account, Region("us-west-2"))}),
         (
             {"accounts": [LANE.account, OTHER_LANE.account], "regions": [LANE.region, OTHER_LANE.region]},
-            {LANE, OTHER_LANE},
+            {
+                Lane(account, region)
+                for account in (LANE.account, OTHER_LANE.account)
+                for region in (LANE.region, OTHER_LANE.region)
+            },
         ),
     ],
 )
 @virtual_time
-async def test_what_is_named_is_swept_as_far_as_the_registry_has_it(tmp_path, body, lanes):
+async def test_what_is_named_is_swept_in_the_registrys_accounts_and_in_regions_without_a_key_too(tmp_path, body, lanes):
     async with side_port(token_file(tmp_path)) as port:
         await ask(port, **body)
     assert {command.lane for command in commands(port)} == lanes
@@ -65,6 +70,16 @@ async def test_a_rekey_says_which_key_is_meant_in_each_lane(tmp_path):
         await ask(port, tenant="tenant-a")
     assert {(c.lane, c.tenant, c.key) for c in commands(port)} == {
         (lane, "tenant-a", key_of(lane)) for lane in (LANE, OTHER_LANE)
+    }
+
+
+@virtual_time
+async def test_a_rekey_means_no_key_where_a_region_is_named_and_the_tenant_has_none(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        await ask(port, tenant="tenant-a", accounts=[LANE.account], regions=[LANE.region, "us-west-2"])
+    assert {(c.lane, c.key) for c in commands(port)} == {
+        (LANE, key_of(LANE)),
+        (Lane(LANE.account, Region("us-west-2")), None),
     }
 
 

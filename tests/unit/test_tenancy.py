@@ -1,6 +1,7 @@
 """Whose log group is it, under which key, and what people are told."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -309,6 +310,21 @@ def test_a_rule_that_can_never_be_the_first_is_told() -> None:
         ("rule 1 of blue", "rule 1 of acme")
     ]
     assert not list(rules(Match.ALL_AGREE).never_first())
+
+
+def test_a_rule_that_names_regions_without_a_key_is_told() -> None:
+    rules = TenantRules(
+        tenants=[
+            tenant(ACME, when(SHARED, regions=("eu-west-1", "us-west-2", "ap-south-1")), when(OTHER)),
+            tenant(BLUE, when(OTHER, regions=("eu-west-1",))),
+        ],
+        shared=[
+            replace(shared(SHARED, pattern="^/(?P<tenant>[a-z]+)/"), regions=frozenset({region_name("us-west-2")}))
+        ],
+    )
+    assert [(str(rule), list(regions)) for rule, regions in rules.without_key()] == [
+        ("rule 1 of acme", ["ap-south-1", "us-west-2"])
+    ]
 
 
 # -- shared rules
