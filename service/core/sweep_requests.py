@@ -6,7 +6,7 @@ Whatever a lane's owner reports comes back over the requests topic, which every 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import product, starmap
 from typing import Final
 from weakref import WeakValueDictionary
@@ -140,6 +140,11 @@ class SweepRequests:
             await self.caught_up()
             status = self._book.find(sweep_id)
         return status
+
+    async def newest(self, limit: int) -> Sequence[SweepStatus]:
+        """At most `limit` sweeps as they stand, the last asked for first. Raises CatchingUpError when they are not known yet."""
+        await self.caught_up()
+        return self._book.newest(limit)
 
     async def done(self, sweep_id: str, timeout_s: float) -> SweepStatus | None:
         """`find`, but wait up to `timeout_s` seconds for every lane to be done, or for `close`."""

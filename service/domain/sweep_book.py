@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from heapq import nlargest
 from typing import Any, Final
 
 from service.domain.log_group import Lane
@@ -95,6 +96,11 @@ class SweepBook:
         """The sweep as it stands; None when it has not been seen that it was asked for, or it is forgotten."""
         page = self._pages.get(sweep_id)
         return None if page is None or page.asked is None else SweepStatus(page.asked, dict(page.reports))
+
+    def newest(self, limit: int) -> Sequence[SweepStatus]:
+        """At most `limit` sweeps as they stand, the last asked for first."""
+        pages = [(page.asked.asked_at_ms, id_) for id_, page in self._pages.items() if page.asked is not None]
+        return [status for _, id_ in nlargest(limit, pages) if (status := self.find(id_)) is not None]
 
     def is_done(self, sweep_id: str) -> bool:
         """Whether `find` would give a sweep that is done; cheap enough to ask after every record."""

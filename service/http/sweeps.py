@@ -1,10 +1,11 @@
 """Sweeps over HTTP: ask for every log group of some lanes to be looked at, and see how far that has come."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
-from fastapi import APIRouter, Body, Depends, Header, Path, Request
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +13,6 @@ from service.core.requests import CatchingUpError, NotAcknowledgedError
 from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
 from service.domain.log_group import InvalidIdentityError, TenantId, account_id, region_name
 from service.domain.outcome import CallFailedError
-from service.domain.sweep_book import SweepStatus
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.tokens import GUARDED, REFUSALS, bearer
@@ -26,6 +26,8 @@ _EXAMPLES: dict[str, Any] = {
     },
     "everything": {"summary": "Everything", "value": {}},
 }
+
+_MOST_SHOWN: Final = 100  # sweeps in one answer, of which each may name two hundred lanes
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -86,6 +88,12 @@ class SweepDocument(BaseModel):
     failed_lanes: list[FailedLane] = Field(description="The first hundred that were given up.")
 
 
+class SweepsDocument(BaseModel):
+    """The sweeps that are known: what the requests topic retains."""
+
+    sweeps: list[SweepDocument]
+
+
 _Prefer = Annotated[
     list[str],
     Header(
@@ -130,20 +138,26 @@ def sweep_routes(
         if (reason := not_ready_reason()) is not None:
             raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
         caller: str = request.state.caller
-        try:
+        with _errors_as_problems(caller):
             lanes = await lanes_to_sweep(directory(), accounts=accounts, regions=regions, tenant=tenant)
             status = await sweeps.ask(lanes, tenant=tenant, caller=caller)
-        except NoLanesError as e:
-            raise ProblemError(ProblemType.INVALID_REQUEST, errors=[FieldError(detail=str(e), pointer="#")]) from e
-        except CallFailedError as e:
-            raise ProblemError(ProblemType.REGISTRY_SILENT, f"{e.detail}.") from e
-        except RecordTooLargeError as e:
-            raise ProblemError(ProblemType.TOO_LARGE, "Kafka takes no record of this size.") from e
-        except NotAcknowledgedError as e:
-            _log.warning("sweep_not_acknowledged", sweep_id=e.request_id, caller=caller)
-            raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.request_id}.") from e
         headers = {"Cache-Control": "no-store", "Location": f"{routes.prefix}/{status.id}"}
         return JSONResponse(status.as_dict(), status_code=202, headers=headers)
+
+    @routes.get(
+        "",
+        name="sweeps",
+        response_model=SweepsDocument,
+        response_description="The sweeps as they stand, the last asked for first.",
+        responses=documented(*REFUSALS, ProblemType.INVALID_REQUEST, ProblemType.CATCHING_UP),
+    )
+    async def list_known(
+        limit: Annotated[int, Query(ge=1, le=_MOST_SHOWN, description="How many sweeps to list.")] = 20,
+    ) -> JSONResponse:
+        """See which sweeps and re-keys were asked for lately, by whom, and how far they have come. Any replica answers."""
+        statuses = await _known(sweeps.newest(limit))
+        document = {"sweeps": [status.as_dict() for status in statuses]}
+        return JSONResponse(document, headers={"Cache-Control": "no-store"})
 
     @routes.get(
         "/{sweep_id}",
@@ -157,7 +171,7 @@ def sweep_routes(
     ) -> JSONResponse:
         """See how far a sweep has come. Any replica answers."""
         wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
-        status = await _looked_up(sweeps, sweep_id, wait_s)
+        status = await _known(sweeps.done(sweep_id, wait_s) if wait_s else sweeps.find(sweep_id))
         if status is None:
             raise ProblemError(ProblemType.UNKNOWN_SWEEP)
         headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
@@ -168,9 +182,26 @@ def sweep_routes(
     return routes
 
 
-async def _looked_up(sweeps: SweepRequests, sweep_id: str, wait_s: int | None) -> SweepStatus | None:
+@contextmanager
+def _errors_as_problems(caller: str) -> Iterator[None]:
+    """Say why a sweep could not be asked for."""
     try:
-        return await (sweeps.done(sweep_id, wait_s) if wait_s else sweeps.find(sweep_id))
+        yield
+    except NoLanesError as e:
+        raise ProblemError(ProblemType.INVALID_REQUEST, errors=[FieldError(detail=str(e), pointer="#")]) from e
+    except CallFailedError as e:
+        raise ProblemError(ProblemType.REGISTRY_SILENT, f"{e.detail}.") from e
+    except RecordTooLargeError as e:
+        raise ProblemError(ProblemType.TOO_LARGE, "Kafka takes no record of this size.") from e
+    except NotAcknowledgedError as e:
+        _log.warning("sweep_not_acknowledged", sweep_id=e.request_id, caller=caller)
+        raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.request_id}.") from e
+
+
+async def _known(answer: Awaitable[_T]) -> _T:
+    """An answer that a replica gives once it has read what was asked for. Raises ProblemError until then."""
+    try:
+        return await answer
     except CatchingUpError as e:
         raise ProblemError(ProblemType.CATCHING_UP) from e
 

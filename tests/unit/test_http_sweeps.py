@@ -135,6 +135,27 @@ async def test_a_sweep_is_done_when_every_lane_is_and_whoever_waits_is_told_then
     jsonschema.validate(late.json(), document)
 
 
+@virtual_time
+async def test_the_sweeps_that_are_known_are_listed_the_last_one_first(tmp_path):
+    async with side_port(token_file(tmp_path)) as port:
+        none = await port.client.get("/v1/sweeps")
+        ids = []
+        for body in ({}, {"tenant": "tenant-a"}, {"accounts": [LANE.account]}):
+            ids.append((await ask(port, **body)).json()["id"])
+            await asyncio.sleep(1)
+        port.sweeps.apply(report(ids[2], LANE, sealed=3))
+        port.sweeps.apply(report(new_sweep_id(1, bytes(10)), LANE))  # nobody knows who asked for it
+        listed = await port.client.get("/v1/sweeps")
+        newest = await port.client.get("/v1/sweeps", params={"limit": 1})
+        one = await port.client.get(f"/v1/sweeps/{ids[2]}")
+        refused = await port.client.get("/v1/sweeps", params={"limit": 0})
+    assert none.json() == {"sweeps": []}
+    assert [each["id"] for each in listed.json()["sweeps"]] == ids[::-1]
+    assert [each["state"] for each in listed.json()["sweeps"]] == ["done", "pending", "pending"]
+    assert newest.json() == {"sweeps": [one.json()]}
+    assert refused.status_code == 400
+
+
 @pytest.mark.parametrize("id_", ["nonsense", new_sweep_id(1, bytes(10))])
 @virtual_time
 async def test_a_sweep_that_does_not_exist_is_a_problem_of_its_own(tmp_path, id_):
