@@ -210,14 +210,16 @@ class Schedule:
 
     def _place(self, lane: Lane, now: float) -> None:
         """Put the lane where it will be found when it is ready, or when it may be forgotten."""
+        placed = self._placed.get(lane)
+        if placed == _NOW:
+            return  # its turn comes anyway, and is looked at then
         at = lane.ready_at()
         if at is None:
             if not lane.is_idle:
                 return  # all of it is under way: a finish will place it
             at = lane.settles_at(now) + _IDLE_S
-        placed = self._placed.get(lane)
-        if placed in (_NOW, at):
-            return  # its turn comes anyway, and is looked at then
+        if placed == at:
+            return
         if at <= now:
             self._placed[lane] = _NOW
             self._turns.setdefault(lane.id.region, deque()).append(lane)
