@@ -163,6 +163,13 @@ class TenantRules:
         accounts = by_account(self._all)
         indexes = {claims: AccountClaims(claims) for claims in set(accounts.values())}
         self._claims = {account: indexes[claims] for account, claims in accounts.items()}
+        # Most registries ask for no tag anywhere: then no group has to be looked at to know that its tags decide nothing.
+        of_tenants = chain.from_iterable(tenant.exclusions for tenant in tenants)
+        conditions = [
+            *(claim.conditions for claim in self._all),
+            *(exclusion.conditions for exclusion in chain(exclusions, of_tenants)),
+        ]
+        self._asks_for_tags = ignore_tag is IgnoreTag.ALWAYS or any(each.tags for each in conditions)
 
     def __len__(self) -> int:
         """The number of tenants."""
@@ -215,6 +222,8 @@ class TenantRules:
 
     def depends_on_tags(self, log_group: LogGroup) -> bool:
         """Whether the group's tags may change the decision, so that it is worth looking them up."""
+        if not self._asks_for_tags:
+            return False
         claims = self._claims.get(log_group.account)
         if claims is None or _is_reserved(log_group):
             return False  # and nobody may look: a role is assumed only in listed accounts
