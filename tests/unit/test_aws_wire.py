@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 from unittest.mock import patch
 
+import botocore.session
 import pytest
 from aiobotocore.client import AioBaseClient
 from aiobotocore.config import AioConfig
@@ -21,6 +22,7 @@ from aiobotocore.session import AioSession
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
+from botocore.serialize import create_serializer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -349,6 +351,29 @@ async def test_a_request_is_written_as_aiobotocore_writes_it():
     assert {name.lower() for name in found.headers} == {name.lower() for name in expected.headers} - left_out
     for name in ("Host", "X-Amz-Target", "Content-Type", "Accept-Encoding"):
         assert found.headers[name] == expected.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "params"),
+    [
+        ("logs", "associate_kms_key", PARAMS),
+        ("logs", "list_tags_for_resource", {"resourceArn": PARAMS["resourceIdentifier"]}),
+        ("logs", "describe_log_groups", {"logGroupIdentifiers": ["/a", "/b"], "nextToken": "more"}),
+        ("logs", "describe_log_groups", {"limit": 50}),
+        ("logs", "list_log_groups", {"logGroupTags": [{"key": "logwarden:ignore"}], "limit": 1000}),
+        ("kms", "describe_key", {"KeyId": "alias/é"}),
+        ("kms", "get_key_policy", {"KeyId": "1", "PolicyName": "default"}),
+    ],
+)
+async def test_parameters_are_written_as_botocores_serializer_writes_them(service, method, params):
+    async with byte_server(OK) as server, ours(server.endpoint) as clients:
+        assert await clients.call(service, REGION, method, credentials=CREDENTIALS, **params) == {}
+    [found] = server.received
+    model = botocore.session.get_session().get_service_model(service)
+    operation = model.operation_model(method.title().replace("_", ""))
+    expected = create_serializer("json").serialize_to_request(params, operation)
+    assert found.body == expected["body"]
+    assert {name: found.headers[name] for name in expected["headers"]} == expected["headers"]
 
 
 async def test_a_redirect_is_not_followed_so_that_no_token_goes_elsewhere():
