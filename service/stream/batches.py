@@ -12,10 +12,10 @@ from typing import Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from service.ports import OutgoingRecord
+from service.stream.murmur2 import murmur2
 
 _KEYS_REMEMBERED: Final = 4096  # lanes are the keys of most records, and a hash in Python takes microseconds
 _OVERHEAD_BYTES: Final = 128  # of a record in a batch, at the most, without key, value and headers
@@ -34,6 +34,8 @@ class Batches:
         self._max_record_bytes = max_record_bytes
         self._partitions: dict[tuple[str, int], _Partition] = {}  # with records that are not acknowledged
         self._timer: asyncio.TimerHandle | None = None
+        self._counts: dict[str, int] = {}  # of partitions by topic, as the newest metadata have it
+        producer.client.cluster.add_listener(lambda _: self._counts.clear())
 
     async def add(self, record: OutgoingRecord) -> "asyncio.Future[KafkaError | None]":
         """Put a record into a batch. What returns has None once the record is acknowledged, or else why it is not.
@@ -43,8 +45,10 @@ class Batches:
         """
         if _size(record) > self._max_record_bytes:
             raise MessageSizeTooLargeError(f"more than {self._max_record_bytes} bytes")
-        partitions = await self._producer.partitions_for(record.topic)
-        place = record.topic, self._partition_of(record, len(partitions))
+        count = self._counts.get(record.topic)
+        if count is None:  # it is asked for once: aiokafka makes a set of all partitions each time
+            count = self._counts[record.topic] = len(await self._producer.partitions_for(record.topic))
+        place = record.topic, self._partition_of(record, count)
         partition = self._partitions.get(place)
         if partition is None:
             partition = self._partitions[place] = _Partition()
@@ -179,7 +183,7 @@ def partition_of(key: bytes, count: int) -> int:
 
 @lru_cache(_KEYS_REMEMBERED)
 def _hash(key: bytes) -> int:
-    return int(murmur2(key)) & 0x7FFFFFFF
+    return murmur2(key) & 0x7FFFFFFF
 
 
 def _size(record: OutgoingRecord) -> int:

@@ -1,6 +1,7 @@
 """Batches of outgoing records, over a producer that sends nothing, in virtual time."""
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -26,16 +27,22 @@ class FakeProducer:
         self.batch_size = batch_size
         self.latency_s = 0.002
         self.failure: Exception | None = None
+        self.partitions = PARTITIONS
+        self.on_metadata: list[Callable[[object], None]] = []
         self.with_leader = set(range(PARTITIONS))
         self.leaderless: set[int] = set()
         self.sent: list[tuple[float, str, int, int]] = []  # seconds from the start, topic, partition, records
 
     @property
     def client(self) -> SimpleNamespace:
-        return SimpleNamespace(cluster=SimpleNamespace(available_partitions_for_topic=lambda topic: self.with_leader))
+        return SimpleNamespace(
+            cluster=SimpleNamespace(
+                available_partitions_for_topic=lambda topic: self.with_leader, add_listener=self.on_metadata.append
+            )
+        )
 
     async def partitions_for(self, topic: str) -> set[int]:
-        return set(range(PARTITIONS))
+        return set(range(self.partitions))
 
     def create_batch(self) -> BatchBuilder:
         return BatchBuilder(self.batch_size, 0)
@@ -176,6 +183,20 @@ async def test_a_key_leads_where_kafkas_own_clients_send_it(key: bytes):
     await (await sending.add(record(key)))
     partitions = list(range(PARTITIONS))
     assert producer.sent[0][2] == DefaultPartitioner()(key, partitions, partitions)
+
+
+@virtual_time
+async def test_a_partition_that_is_added_is_written_to_once_metadata_tell_of_it():
+    producer = FakeProducer()
+    sending = batches(producer)
+    keys = [f"{number}".encode() for number in range(100)]
+    await asyncio.gather(*[await sending.add(record(key)) for key in keys])
+    assert {partition for _, _, partition, _ in producer.sent} == {0, 1, 2}
+    producer.partitions = 4
+    for listener in producer.on_metadata:
+        listener(object())
+    await asyncio.gather(*[await sending.add(record(key)) for key in keys])
+    assert {partition for _, _, partition, _ in producer.sent} == {0, 1, 2, 3}
 
 
 @virtual_time
