@@ -11,7 +11,6 @@ from structlog.tracebacks import ExceptionDictTransformer
 def configure_logs(*, level: str, form: Literal["json", "console"]) -> None:
     """Set up structlog, and send what libraries log through the standard library the same way."""
     shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -57,7 +57,7 @@ class Place:
         """The same place with an encoding taken off. Raises UnusableError beyond MAX_DEPTH."""
         if self.depth >= MAX_DEPTH:
             raise UnusableError(self.path, f"more than {MAX_DEPTH} envelopes in each other")
-        return replace(self, depth=self.depth + 1)
+        return Place(self.path, self.depth + 1, self.account, self.region, self.is_cloudevent)  # replace takes 2 us
 
 
 @dataclass(frozen=True, slots=True)
