@@ -14,11 +14,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="runs, with consecutive seeds")
     parser.add_argument("--events", type=int, default=20_000, help="log groups of a run")
     parser.add_argument("--pause", type=float, default=3.0, help="seconds between two mishaps, on average")
+    parser.add_argument("--hangs", action=argparse.BooleanOptionalAction, default=True, help="a broker that hangs")
     parser.add_argument("--keep", type=Path, help="an existing folder for the replicas' logs")
     arguments = parser.parse_args()
     is_right = True
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
-        report = asyncio.run(chaos(seed=seed, events=arguments.events, pause_s=arguments.pause, keep=arguments.keep))
+        report = asyncio.run(
+            chaos(
+                seed=seed,
+                events=arguments.events,
+                pause_s=arguments.pause,
+                hangs=arguments.hangs,
+                keep=arguments.keep,
+            )
+        )
         print(report, flush=True)
         for group, key in list(report.wrong.items())[:10]:
             print(f"  {group}: {key}")

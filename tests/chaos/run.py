@@ -1,4 +1,5 @@
-"""The chaos run: replicas come, go and are killed, the broker goes away, AWS fails, and at the end every log group is sealed.
+"""The chaos run: replicas come, go and are killed, the broker goes away, answers late or not at all, AWS fails, and at the end every
+log group is sealed.
 
 What happens, and in which order, follows from the seed; when exactly it meets the work does not, as in life.
 """
@@ -18,12 +19,14 @@ from service.ports import OutgoingRecord
 from service.sandbox.aws.calls import Call, overlaps
 from service.sandbox.aws.faults import Faults
 from service.sandbox.aws.sandbox import AwsSandbox
-from service.sandbox.kafka.apache import start_apache
 from service.sandbox.process import ServiceProcess
 from service.stream.connection import client_arguments
 from service.stream.publisher import KafkaPublisher
+from tests.chaos.network import Network
 from tests.support.deployment import Deployment
+from tests.support.kafka_proxy import apache_behind_proxies, through
 from tests.support.organisation import Group, Organisation, created
+from tests.support.tcp_proxy import TcpProxy
 
 MAX_REPLICAS = 4
 RATE_PER_S = 60.0
@@ -65,13 +68,14 @@ class Report:
 
 
 class Fleet:
-    """One to MAX_REPLICAS replicas."""
+    """One to MAX_REPLICAS replicas, each behind a proxy that nobody else uses, but one who is leaving."""
 
-    def __init__(self, deployment: Deployment, stack: AsyncExitStack, report: Report) -> None:
+    def __init__(self, deployment: Deployment, proxies: list[TcpProxy], stack: AsyncExitStack, report: Report) -> None:
         self._deployment = deployment
+        self._free = list(proxies)
         self._stack = stack
         self._report = report
-        self._running: list[ServiceProcess] = []
+        self._running: list[tuple[ServiceProcess, TcpProxy]] = []
         self._leaving: set[asyncio.Task[None]] = set()
         self.killed_at: list[float] = []
 
@@ -79,17 +83,23 @@ class Fleet:
     def size(self) -> int:
         return len(self._running)
 
+    @property
+    def proxies(self) -> list[TcpProxy]:
+        return [proxy for _, proxy in self._running]
+
     async def grow(self) -> None:
-        self._running.append(await self._stack.enter_async_context(self._deployment.replica(is_awaited=False)))
+        proxy = self._free.pop(0)
+        replica = self._deployment.replica(is_awaited=False, kafka_bootstrap_servers=through(proxy))
+        self._running.append((await self._stack.enter_async_context(replica), proxy))
 
     async def terminate(self, pick: int) -> None:
-        service = self._running.pop(pick % self.size)
+        service = self._pop(pick)
         task = asyncio.create_task(self._leave(service))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     async def kill(self, pick: int) -> None:
-        service = self._running.pop(pick % self.size)
+        service = self._pop(pick)
         self.killed_at.append(time.monotonic())
         await service.kill()
 
@@ -100,9 +110,14 @@ class Fleet:
 
     def check(self) -> None:
         """A replica that nobody stopped must run."""
-        for service in self._running:
+        for service, _ in self._running:
             if not service.is_running:
                 raise AssertionError(f"a replica ended by itself:\n{service.log_tail()}")
+
+    def _pop(self, pick: int) -> ServiceProcess:
+        service, proxy = self._running.pop(pick % self.size)
+        self._free.append(proxy)
+        return service
 
     async def _leave(self, service: ServiceProcess) -> None:
         status = await service.terminate()
@@ -111,14 +126,19 @@ class Fleet:
         self._report.exit_codes[status] += 1
 
 
-async def chaos(*, seed: int, events: int, pause_s: float = 3.0, keep: Path | None = None) -> Report:
-    """Run it. `pause_s` is the mean time between two mishaps; they go on until nearly all is sealed, then the rest may end in peace."""
+async def chaos(
+    *, seed: int, events: int, pause_s: float = 3.0, hangs: bool = True, keep: Path | None = None
+) -> Report:
+    """Run it. `pause_s` is the mean time between two mishaps; they go on until nearly all is sealed, then the rest may end in peace.
+
+    With `hangs` some of them take as long as it takes a group to miss a member.
+    """
     dice = random.Random(seed)
     report = Report(seed, events)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="logwarden-chaos-")))
-        broker = await stack.enter_async_context(start_apache())
+        broker, proxies = await stack.enter_async_context(apache_behind_proxies(MAX_REPLICAS))
         aws = await stack.enter_async_context(AwsSandbox.start())
         organisation = Organisation(accounts=("111122223333", "444455556666"), regions=("eu-west-1", "us-east-1"))
         await aws.set_quota("AssociateKmsKey", per_second=RATE_PER_S)
@@ -127,16 +147,20 @@ async def chaos(*, seed: int, events: int, pause_s: float = 3.0, keep: Path | No
         )
         groups = organisation.groups(events)
         await organisation.create_groups(aws, groups)
-        fleet = Fleet(deployment, stack, report)
+        fleet = Fleet(deployment, proxies, stack, report)
+        network = Network(proxies, hangs=hangs, dice=dice, actions=report.actions)
         await fleet.grow()
         publishing = asyncio.create_task(_publish_slowly(deployment, groups))
         async with _failing_aws(aws):
             while len(await organisation.wrong(aws, groups)) > _CALM_FROM * events:
                 await asyncio.sleep(dice.uniform(0.5, 1.5) * pause_s)
                 fleet.check()
-                action = dice.choice(["grow", "grow", "terminate", "kill", "broker", "outage"])
-                await _act(action, dice, fleet, broker, aws, report)
+                action = dice.choice(["grow", "grow", "terminate", "kill", "broker", "outage", "slow", "hang", "hang"])
+                action = _possible(action, fleet, network)
+                report.actions[action] += 1
+                await _act(action, dice, fleet, broker, network, aws)
         await publishing
+        await network.until_well()
         await _until_sealed(organisation, aws, groups, fleet, report)
         await fleet.end()
         report.dead_letters = len(await deployment.all_on(deployment.settings.dead_letter_topic))
@@ -145,12 +169,19 @@ async def chaos(*, seed: int, events: int, pause_s: float = 3.0, keep: Path | No
     return report
 
 
-async def _act(action, dice, fleet, broker, aws, report) -> None:
+def _possible(action: str, fleet: Fleet, network: Network) -> str:
+    if action == "hang" and not network.can_hang:
+        action = "slow"
+    if action == "slow" and not network.is_well:
+        action = "grow"
     if action == "grow" and fleet.size >= MAX_REPLICAS:
         action = "terminate"
     if action in {"terminate", "kill"} and fleet.size == 1:
         action = "grow"
-    report.actions[action] += 1
+    return action
+
+
+async def _act(action, dice, fleet, broker, network, aws) -> None:
     match action:
         case "grow":
             await fleet.grow()
@@ -163,6 +194,10 @@ async def _act(action, dice, fleet, broker, aws, report) -> None:
             await asyncio.sleep(dice.uniform(0, 3))
             if not broker.is_running:
                 await broker.restart()
+        case "slow":
+            network.slow(fleet.proxies)
+        case "hang":
+            network.hang(fleet.proxies)
         case "outage":
             await aws.inject(_OUTAGE)
             await asyncio.sleep(dice.uniform(1, 4))

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Literal, Self
@@ -87,9 +87,11 @@ def apache_missing() -> str | None:
     return None
 
 
-def start_apache(*, config: Mapping[str, str] | None = None) -> AbstractAsyncContextManager["ApacheKafka"]:
-    """Run a broker for the length of an `async with`, `config` in its server.properties. Raises LocalBrokerError."""
-    return running(lambda: ApacheKafka.launch(config=config))
+def start_apache(
+    *, config: Mapping[str, str] | None = None, advertised: Sequence[int] = ()
+) -> AbstractAsyncContextManager["ApacheKafka"]:
+    """Run a broker for the length of an `async with`; see `ApacheKafka.launch`. Raises LocalBrokerError."""
+    return running(lambda: ApacheKafka.launch(config=config, advertised=advertised))
 
 
 def fetch_libraries() -> Path:
@@ -151,30 +153,41 @@ def _free_ports(count: int) -> list[int]:
 class ApacheKafka:
     """The handle of a broker. `launch` and `close` block; the other methods run in a thread or talk to the broker."""
 
-    def __init__(self, *, command: list[str], directory: Path, ports: list[int], config: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        *,
+        command: list[str],
+        directory: Path,
+        ports: list[int],
+        advertised: Sequence[int],
+        config: Mapping[str, str],
+    ) -> None:
         self._command = command
         self._directory = directory
-        self._port, controller_port = ports
+        self._port, controller_port, *self.behind = ports  # `behind` the advertised ones, in their order
         self._log = (directory / "broker.log").open("a+b")
         self._one_at_a_time = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
-        properties = _properties(directory / "data", self._port, controller_port) | dict(config)
+        proxied = dict(zip(self.behind, advertised, strict=True))
+        properties = _properties(directory / "data", self._port, controller_port, proxied) | dict(config)
         self._properties_file = directory / "server.properties"
         self._properties_file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
     @classmethod
-    def launch(cls, *, config: Mapping[str, str] | None = None) -> Self:
+    def launch(cls, *, config: Mapping[str, str] | None = None, advertised: Sequence[int] = ()) -> Self:
         """Start a broker and wait until it serves. Blocks for about 4 s, longer when the jars have to be fetched.
 
-        `config` is added to the broker's settings, or replaces some. Raises LocalBrokerError.
+        `config` is added to the broker's settings, or replaces some. For each of the `advertised` ports, where somebody passes bytes on,
+        there is one `behind` it: whoever comes by that is told the advertised one. Raises LocalBrokerError.
         """
         missing = apache_missing()
         if missing is not None:
             raise LocalBrokerError(missing)
         command = [str(_java()), *_JVM_OPTIONS, "-cp", f"{fetch_libraries()}/*"]
         directory = Path(tempfile.mkdtemp(prefix="logwarden-kafka-"))
-        broker = cls(command=command, directory=directory, ports=_free_ports(2), config=config or {})
+        ports = _free_ports(2 + len(advertised))
+        broker = cls(command=command, directory=directory, ports=ports, advertised=advertised, config=config or {})
         try:
             broker._format()
             broker._start()
@@ -301,14 +314,22 @@ class ApacheKafka:
                 self._watchdog = None
 
 
-def _properties(data: Path, port: int, controller_port: int) -> dict[str, str]:
-    """server.properties for one node, broker and controller, with all that is spread or replicated set to one."""
+def _properties(data: Path, port: int, controller_port: int, proxied: Mapping[int, int]) -> dict[str, str]:
+    """server.properties for one node, broker and controller, with all that is spread or replicated set to one.
+
+    `proxied` has the advertised port of each listener behind one.
+    """
+    own, controller = f"BROKER://127.0.0.1:{port}", f"CONTROLLER://127.0.0.1:{controller_port}"
+    names = {listener: f"PROXIED{number}" for number, listener in enumerate(proxied)}
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listeners": f"BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": ",".join([own, controller, *(f"{name}://127.0.0.1:{at}" for at, name in names.items())]),
+        "advertised.listeners": ",".join([own, *(f"{name}://127.0.0.1:{proxied[at]}" for at, name in names.items())]),
+        "listener.security.protocol.map": ",".join(
+            f"{name}:PLAINTEXT" for name in ("BROKER", "CONTROLLER", *names.values())
+        ),
         "inter.broker.listener.name": "BROKER",
         "controller.listener.names": "CONTROLLER",
         "log.dirs": str(data),
