@@ -268,6 +268,21 @@ async def test_what_was_to_be_looked_at_again_is_forgotten_when_the_lanes_may_ha
         assert [command.log_group.name for command in bench.worked] == ["kept"]
 
 
+@virtual_time
+async def test_what_is_sealed_while_it_drains_is_looked_at_by_the_next_owners_sweep_and_not_by_us():
+    async with Bench().running() as bench:
+        bench.seconds = 5.0
+        bench.handle(ensure().to_bytes())
+        await asyncio.sleep(1)
+        draining = asyncio.create_task(bench.intake.drain(20))
+        await asyncio.sleep(1)
+        bench.verification.ended(Outcome(log_group=group("sealed-late"), state=State.SEALED, key=key_of()))
+        await draining
+        bench.intake.restart()
+        await asyncio.sleep(100)
+        assert [command.trigger for command in bench.worked] == [Trigger.CREATED]
+
+
 NEWER = ensure().to_bytes().replace(b'"v":1', b'"v":2')
 NEWER_SWEEP = SWEEP.to_bytes().replace(b"sweep-1", b"sweep-2")
 NEWER_KIND = SWEEP.to_bytes().replace(b'"kind":"sweep","v":"sweep-1"', b'"kind":"audit","v":"audit-1"')
