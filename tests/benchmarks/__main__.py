@@ -16,7 +16,7 @@ from tests.benchmarks.first_look import first_look
 from tests.benchmarks.ingest_filter import ingest_filter
 from tests.benchmarks.memory import memory_lanes, memory_waiting
 from tests.benchmarks.neighbour import neighbour
-from tests.benchmarks.quota import quota, quota_churn, quota_cold
+from tests.benchmarks.quota import quota, quota_churn, quota_cold, quota_slow_broker
 from tests.benchmarks.replay import replay
 from tests.benchmarks.result import Benchmark, Result
 from tests.benchmarks.tenancy import tenancy
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "quota": quota,
     "quota-cold": quota_cold,
     "quota-churn": quota_churn,
+    "quota-slow-broker": quota_slow_broker,
     "neighbour": neighbour,
     "engine": engine,
     "engine-slow": engine_slow,

@@ -8,13 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.sandbox.aws.calls import throttled_share
 from service.sandbox.aws.sandbox import AwsSandbox
+from service.sandbox.kafka.apache import ApacheKafka
 from tests.benchmarks.result import Result
 from tests.benchmarks.stage import deployed, joined, publish
 from tests.support.deployment import Deployment
+from tests.support.kafka_proxy import apache_behind_proxies, through
 from tests.support.organisation import Group, Organisation, created
 
 _QUOTA_PER_S = 5  # AWS's, which the sandbox enforces in every account and Region: a bucket of five tokens
 _LANES = 40
+_LATENCY_S = 0.02  # of each answer of a slow broker: one in another Region, or one whose disks are busy
 
 
 async def quota(is_quick: bool) -> list[Result]:
@@ -56,6 +59,28 @@ async def quota_churn(is_quick: bool) -> list[Result]:
             return await run.results("quota-churn")
 
 
+async def quota_slow_broker(is_quick: bool) -> list[Result]:
+    """The same as `quota` with a broker whose every answer comes 20 ms late, to each of the replicas, through a proxy.
+
+    A command is read, and its outcome is acknowledged, that much later: what takes longer is the road, of which several answers are in
+    the time that is measured, and not the pace. The goal is the same.
+    """
+    groups_a_lane = 20 if is_quick else 100
+    async with (
+        apache_behind_proxies(3) as (broker, proxies),
+        _stage(groups_a_lane, broker=broker) as run,
+        AsyncExitStack() as replicas,
+    ):
+        for proxy in proxies:
+            proxy.latency_s = _LATENCY_S, _LATENCY_S
+            replica = run.deployment.replica(kafka_bootstrap_servers=through(proxy))
+            await replicas.enter_async_context(replica)
+        await joined(run.deployment, 3)
+        await run.warm_up()
+        await run.start()
+        return await run.results("quota-slow-broker")
+
+
 async def _three_replicas(name: str, groups_a_lane: int, *, is_warm: bool) -> list[Result]:
     async with _stage(groups_a_lane) as run, AsyncExitStack() as replicas:
         for _ in range(3):
@@ -68,11 +93,11 @@ async def _three_replicas(name: str, groups_a_lane: int, *, is_warm: bool) -> li
 
 
 @asynccontextmanager
-async def _stage(groups_a_lane: int) -> AsyncIterator["_Run"]:
-    """The sandbox AWS and a deployment with 40 lanes: twenty accounts, two Regions."""
+async def _stage(groups_a_lane: int, *, broker: ApacheKafka | None = None) -> AsyncIterator["_Run"]:
+    """The sandbox AWS and a deployment with 40 lanes: twenty accounts, two Regions; on a broker of its own unless there is one."""
     accounts = tuple(f"{111122220000 + number}" for number in range(_LANES // 2))
     organisation = Organisation(accounts, ("eu-west-1", "us-east-1"))
-    async with AwsSandbox.start() as aws, deployed(aws, organisation) as deployment:
+    async with AwsSandbox.start() as aws, deployed(aws, organisation, broker=broker) as deployment:
         run = _Run(aws, deployment, groups_a_lane)
         await organisation.create_groups(aws, [*run.first, *run.groups])
         yield run

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from multiprocessing import get_context
 from os import sysconf
 from pathlib import Path
@@ -37,9 +37,9 @@ _T = TypeVar("_T")
 
 
 @asynccontextmanager
-async def deployed(aws, organisation, **settings):
-    """Topics on an Apache Kafka of their own, and settings as in production but for `settings`; no replica yet."""
-    async with start_apache() as broker:
+async def deployed(aws, organisation, *, broker=None, **settings):
+    """Topics on an Apache Kafka, of their own unless there is one, and settings as in production but for `settings`; no replica yet."""
+    async with start_apache() if broker is None else nullcontext(broker) as broker:
         with tempfile.TemporaryDirectory(prefix="logwarden-benchmark-") as folder:
             yield await Deployment.create(broker, aws, organisation, Path(folder), **_AS_IN_PRODUCTION | settings)
 
