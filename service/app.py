@@ -20,6 +20,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from service.aws.adapters import Aws, open_aws
+from service.brokers import kafka_arguments
 from service.clock import LoopClock
 from service.core.control import Control
 from service.core.dead_letters import DeadLetters
@@ -57,7 +58,7 @@ from service.ports import Membership, RecordFilter, RecordHandler
 from service.registry.opening import open_registry
 from service.registry.source import Registry
 from service.settings import Role, Settings
-from service.stream.connection import Deadline, client_arguments, until_connected
+from service.stream.connection import Deadline, until_connected
 from service.stream.consumer import Consumer, ConsumerLimits
 from service.stream.durability import warn_of_weak_topics
 from service.stream.follower import Follower
@@ -100,7 +101,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clock = LoopClock()
-        self._arguments = client_arguments(settings)
+        self._arguments = kafka_arguments(settings)
         self._metrics = Metrics(CollectorRegistry())
         self._deadline = Deadline()
         self._publisher = KafkaPublisher(self._arguments, deadline=self._deadline, patient_topic=settings.work_topic)

@@ -38,6 +38,8 @@ _NOT_SETTINGS = frozenset({SECRETS_DIR, f"{PREFIX}TOKEN", f"{PREFIX}KAFKA_HOME"}
 _MAX_SESSION_TAGS = 50
 _ENDPOINT_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#{}]*)?\Z")
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
+_MSK_IAM = "AWS_MSK_IAM"
+_MSK_BROKER = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|api\.aws):[0-9]+\s*\Z")
 _LEAST_INTERVAL_S = (
     3600.0  # as long as a sweep tries at a lane that does not answer: the next one would only wait for it
 )
@@ -166,8 +168,13 @@ class Settings(BaseSettings):
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="How brokers are spoken to. Anything but a local broker wants `SSL` or `SASL_SSL`."
     )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="SASL mechanism where the protocol is a SASL one; MSK offers SCRAM-SHA-512."
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = Field(
+        "SCRAM-SHA-512",
+        description="SASL mechanism where the protocol is a SASL one. MSK offers SCRAM-SHA-512, and IAM: with `AWS_MSK_IAM` there is no user "
+        "or password, the process's own AWS credentials are the proof, as OAUTHBEARER.",
+    )
+    kafka_aws_region: Annotated[str, AfterValidator(region_name)] | None = Field(
+        None, description="Region of the MSK cluster, for `AWS_MSK_IAM`; read from the brokers' names where unset."
     )
     kafka_sasl_username: str | None = Field(None, description="SASL user.")
     kafka_sasl_password: SecretStr | None = Field(
@@ -513,7 +520,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """What settings have to do with each other; a problem names them as they are in the environment."""
-        if self.kafka_security_protocol.startswith("SASL") and not (
+        if self.kafka_sasl_mechanism == _MSK_IAM:
+            self._check_msk_iam()
+        elif self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
             raise ValueError(_together("a SASL protocol needs both", "kafka_sasl_username", "kafka_sasl_password"))
@@ -535,6 +544,35 @@ class Settings(BaseSettings):
             if len(settings) > 1:
                 raise ValueError(_together(f"two topics have one name, {name}", *settings))
         return self
+
+    def _check_msk_iam(self) -> None:
+        if self.kafka_security_protocol != "SASL_SSL":
+            raise ValueError(
+                _together(
+                    f"{_MSK_IAM} goes with SASL_SSL, which is all that MSK takes it over",
+                    "kafka_sasl_mechanism",
+                    "kafka_security_protocol",
+                )
+            )
+        if self.msk_region is None:
+            raise ValueError(
+                _together(
+                    "the brokers' names do not say one Region, so the first has to",
+                    "kafka_aws_region",
+                    "kafka_bootstrap_servers",
+                )
+            )
+
+    @property
+    def msk_region(self) -> str | None:
+        """The Region that is signed for to connect to MSK by IAM; None where the brokers want another proof."""
+        if self.kafka_sasl_mechanism != _MSK_IAM:
+            return None
+        if self.kafka_aws_region is not None:
+            return self.kafka_aws_region
+        brokers = self.kafka_bootstrap_servers.split(",")
+        regions = {match[1] if (match := _MSK_BROKER.search(broker)) else None for broker in brokers}
+        return regions.pop() if len(regions) == 1 else None
 
     @property
     def retry_topics(self) -> list[str]:

@@ -20,13 +20,14 @@ def create() -> None:
     """Create the topics that do not exist yet; those that do are left as they are."""
     from aiokafka.errors import KafkaError  # noqa: PLC0415
 
-    from service.stream.connection import NotReadyError, client_arguments  # noqa: PLC0415
+    from service.brokers import kafka_arguments  # noqa: PLC0415
+    from service.stream.connection import NotReadyError  # noqa: PLC0415
     from service.stream.topics import TopicError, create_topics, topic_specs  # noqa: PLC0415
 
     settings = load_settings()
     try:
         results = asyncio.run(
-            create_topics(client_arguments(settings), topic_specs(settings), replication=settings.topic_replication)
+            create_topics(kafka_arguments(settings), topic_specs(settings), replication=settings.topic_replication)
         )
     except (KafkaError, TopicError, NotReadyError, OSError) as e:
         raise UsageError(f"{settings.kafka_bootstrap_servers}: {str(e) or 'does not answer'}") from e
@@ -39,11 +40,11 @@ def create() -> None:
 def _warn_of_weak_topics(settings: Settings, names: Collection[str]) -> None:
     from aiokafka.errors import KafkaError  # noqa: PLC0415
 
-    from service.stream.connection import client_arguments  # noqa: PLC0415
+    from service.brokers import kafka_arguments  # noqa: PLC0415
     from service.stream.durability import MEND, weak_topics  # noqa: PLC0415
 
     try:
-        weak = asyncio.run(weak_topics(client_arguments(settings), names))
+        weak = asyncio.run(weak_topics(kafka_arguments(settings), names))
     except (KafkaError, OSError) as e:
         warn(f"How durable they are could not be read: {e}")
         return

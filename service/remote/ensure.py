@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import httpx
 
+from service.brokers import kafka_arguments
 from service.clock import LoopClock
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import LogGroup
@@ -29,7 +30,7 @@ async def ensure_by_kafka(settings: Settings, log_groups: Sequence[LogGroup]) ->
     at_ms = LoopClock().epoch_ms()
     commands = [EnsureCommand(log_group=group, trigger=Trigger.REQUEST, accepted_at_ms=at_ms) for group in log_groups]
     try:
-        async with reached(settings, settings.work_topic) as publisher, asyncio.timeout(PATIENCE_S):
+        async with reached(kafka_arguments(settings), settings.work_topic) as publisher, asyncio.timeout(PATIENCE_S):
             records = [
                 OutgoingRecord(settings.work_topic, command.partition_key, command.to_bytes()) for command in commands
             ]

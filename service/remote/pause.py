@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx
 
+from service.brokers import kafka_arguments
 from service.clock import LoopClock
 from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
 from service.domain.control import MAX_NAME, InvalidReasonError, Paused
 from service.http.status import PauseState
 from service.remote.rest import ANSWER_S, Service
 from service.settings import Settings
-from service.stream.connection import client_arguments
 from service.stream.follower import Follower, following
 from service.stream.reach import UnreachableError, reached
 
@@ -32,8 +32,9 @@ async def say_by_kafka(settings: Settings, reason: str | None, *, is_forced: boo
     try:
         if reason is not None:
             Paused.of(by=_name(), at_ms=0, reason=reason)  # what is no reason is said without Kafka
-        async with reached(settings, topic) as publisher:
-            follower = Follower(topic=topic, arguments=client_arguments(settings))
+        arguments = kafka_arguments(settings)
+        async with reached(arguments, topic) as publisher:
+            follower = Follower(topic=topic, arguments=arguments)
             control = Control(publisher=publisher, clock=LoopClock(), topic=topic, caught_up=follower.caught_up)
             async with following(follower, control.apply):
                 word = await (

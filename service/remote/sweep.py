@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx
 
+from service.brokers import kafka_arguments
 from service.clock import LoopClock
 from service.core.requests import CatchingUpError, NotAcknowledgedError
 from service.core.sweep import OTHER_TENANT
@@ -21,7 +22,6 @@ from service.registry.opening import open_registry
 from service.registry.source import Unobserved
 from service.remote.rest import ANSWER_S, Service
 from service.settings import Settings
-from service.stream.connection import client_arguments
 from service.stream.follower import Follower, following
 from service.stream.reach import PATIENCE_S, UnreachableError, reached
 
@@ -94,13 +94,14 @@ async def sweep_by_kafka(settings: Settings, wanted: Wanted, *, wait_s: float) -
 
 @asynccontextmanager
 async def _sweeps(settings: Settings) -> AsyncIterator[SweepRequests]:
-    follower = Follower(topic=settings.requests_topic, arguments=client_arguments(settings))
+    arguments = kafka_arguments(settings)
+    follower = Follower(topic=settings.requests_topic, arguments=arguments)
 
     def follow(_: bytes | None, value: bytes | None) -> None:
         if value is not None and is_sweep_record(value):
             sweeps.apply(value)
 
-    async with reached(settings, settings.requests_topic, settings.work_topic) as publisher:
+    async with reached(arguments, settings.requests_topic, settings.work_topic) as publisher:
         sweeps = SweepRequests(
             publisher=publisher,
             clock=LoopClock(),

@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
 from service.settings import Settings, SettingsError
+from service.stream.token import TokenProvider
 
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 15.0  # a broker that comes back is noticed within this
@@ -22,15 +23,20 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-def client_arguments(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for AIOKafkaConsumer, AIOKafkaProducer and AIOKafkaAdminClient."""
+def client_arguments(settings: Settings, *, make_token: Callable[[], Awaitable[str]] | None = None) -> dict[str, Any]:
+    """Keyword arguments for AIOKafkaConsumer, AIOKafkaProducer and AIOKafkaAdminClient; `service.brokers` is where to get them.
+
+    `make_token` makes the proof of who connects, where that takes more than the settings; raises CallFailedError when it cannot.
+    """
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
         "client_id": "logwarden",
         "security_protocol": settings.kafka_security_protocol,
         "request_timeout_ms": 30_000,
     }
-    if settings.kafka_security_protocol.startswith("SASL"):
+    if make_token is not None:
+        arguments |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": TokenProvider(make_token)}
+    elif settings.kafka_security_protocol.startswith("SASL"):
         password = settings.kafka_sasl_password
         arguments |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism,

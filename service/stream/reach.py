@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
-from service.settings import Settings
-from service.stream.connection import client_arguments
 from service.stream.publisher import KafkaPublisher
 from service.stream.topics import TopicsMissingError, require_topics
 
@@ -20,12 +18,11 @@ class UnreachableError(Exception):
 
 
 @asynccontextmanager
-async def reached(settings: Settings, *topics: str) -> AsyncIterator[KafkaPublisher]:
+async def reached(arguments: dict[str, Any], *topics: str) -> AsyncIterator[KafkaPublisher]:
     """A publisher, once Kafka has answered and has these topics. Raises UnreachableError, after a few seconds where nobody is there.
 
     A topic that the broker would make by itself is refused too: it would have neither our partitions nor our retention.
     """
-    arguments = client_arguments(settings)
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -36,6 +33,6 @@ async def reached(settings: Settings, *topics: str) -> AsyncIterator[KafkaPublis
         except (KafkaError, OSError) as e:  # a TimeoutError is one
             why = str(e) or type(e).__name__
             raise UnreachableError(
-                f"{settings.kafka_bootstrap_servers} does not answer. Nothing was written. ({why})"
+                f"{arguments['bootstrap_servers']} does not answer. Nothing was written. ({why})"
             ) from e
         yield publisher

@@ -33,7 +33,7 @@ async def test_a_broker_that_names_no_controller_creates_nothing_and_has_what_ex
 
 async def test_a_topic_that_is_not_there_is_named_and_nothing_is_written(settings):
     with pytest.raises(UnreachableError, match=f"no such topics: {settings.work_topic}.*Nothing was written"):
-        async with reached(settings, settings.work_topic):
+        async with reached(client_arguments(settings), settings.work_topic):
             pass
 
 
