@@ -103,6 +103,12 @@ def _ascending(delays_s: list[float]) -> list[float]:
     return delays_s
 
 
+def _replication(replicas: int) -> int:
+    if replicas == 0:
+        raise ValueError("a topic has one replica at least; -1 is for the brokers' default")
+    return replicas
+
+
 def _interval(interval_s: float) -> float:
     if 0 < interval_s < _LEAST_INTERVAL_S:
         raise ValueError(f"sweeps are {_LEAST_INTERVAL_S:.0f} s apart at least; 0 is for none")
@@ -220,9 +226,10 @@ class Settings(BaseSettings):
         48, ge=1, le=10_000, description="Partitions of the work topic at creation: the upper limit of worker replicas."
     )
     topic_partitions: int = Field(12, ge=1, le=10_000, description="Partitions of the other topics at creation.")
-    topic_replication: int = Field(
+    topic_replication: Annotated[int, AfterValidator(_replication)] = Field(
         3,
         ge=-1,
+        le=32_767,
         description="Replicas of each topic at creation. With 3 or more a write needs two of them (`min.insync.replicas`), so that none is "
         "lost with a broker; -1 leaves both to the brokers' defaults. 1 is for a single broker, and is not warned of.",
     )

@@ -54,6 +54,13 @@ def test_a_password_comes_from_a_file_and_is_not_shown(monkeypatch, tmp_path):
         ("LOGWARDEN_ROLES", "ingest,janitor", "ROLES"),
         ("LOGWARDEN_ROLES", ",", "at least one role"),
         ("LOGWARDEN_RETRY_DELAYS_S", "30,10", "ascending"),
+        (
+            "LOGWARDEN_TOPIC_REPLICATION",
+            "0",
+            "^LOGWARDEN_TOPIC_REPLICATION: .* one replica at least; -1 is for the brokers' default$",
+        ),
+        ("LOGWARDEN_TOPIC_REPLICATION", "-2", "^LOGWARDEN_TOPIC_REPLICATION: .*-1"),
+        ("LOGWARDEN_TOPIC_REPLICATION", "32768", "^LOGWARDEN_TOPIC_REPLICATION: .*32767"),
         ("LOGWARDEN_SWEEP_INTERVAL_S", "1800", "3600 s apart at least"),
         ("LOGWARDEN_LANE_RATES_PER_S", '{"eu-west-1": 1}', "ACCOUNT:REGION"),
         ("LOGWARDEN_LANE_RATES_PER_S", '{"111122223333:eu-west-1": 0}', "rate"),
