@@ -124,8 +124,10 @@ def _endpoint_url(url: str | None) -> str | None:
 def _endpoint_urls(urls: dict[str, str]) -> dict[str, str]:
     for at, url in urls.items():
         service, colon, region = at.partition(":")
-        if service not in {"logs", "kms", "sts"}:
-            raise ValueError(f"{at!r} is not logs, kms or sts, nor one of these with a Region, as in logs:eu-west-1")
+        if service not in {"logs", "kms", "sts", "dynamodb"}:
+            raise ValueError(
+                f"{at!r} is not logs, kms, sts or dynamodb, nor one of these with a Region, as in logs:eu-west-1"
+            )
         if colon:
             region_name(region)
         _endpoint_url(url)
@@ -458,7 +460,7 @@ class Settings(BaseSettings):
     )
     aws_endpoint_urls: Annotated[dict[str, str], NoDecode, AfterValidator(_endpoint_urls)] = Field(
         {},
-        description='URLs by service (`logs`, `kms`, `sts`) or `SERVICE:REGION`, as JSON: `{"logs": "https://logs.{region}.example"}`, '
+        description='URLs by service (`logs`, `kms`, `sts`, `dynamodb`) or `SERVICE:REGION`, as JSON: `{"logs": "https://logs.{region}.example"}`, '
         "for VPC endpoints without private DNS names. They come before the one for all.",
     )
     aws_use_fips_endpoint: bool = Field(
@@ -580,6 +582,12 @@ class Settings(BaseSettings):
         brokers = self.kafka_bootstrap_servers.split(",")
         regions = {match[1] if (match := _MSK_BROKER.search(broker)) else None for broker in brokers}
         return regions.pop() if len(regions) == 1 else None
+
+    def aws_endpoint_url_of(self, service: str, region: str) -> str | None:
+        """Where a service of AWS is called in a Region; None for AWS's own endpoint."""
+        urls = self.aws_endpoint_urls
+        url = urls.get(f"{service}:{region}", urls.get(service, self.aws_endpoint_url))
+        return url and url.replace("{region}", region)
 
     @property
     def retry_topics(self) -> list[str]:

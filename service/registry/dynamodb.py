@@ -66,13 +66,26 @@ class DynamoDbSource:
     """
 
     def __init__(
-        self, *, table: str, region: str, endpoint_url: str | None, timeout_s: float, poll_interval_s: float
+        self,
+        *,
+        table: str,
+        region: str,
+        endpoint_url: str | None,
+        timeout_s: float,
+        poll_interval_s: float,
+        use_fips: bool = False,
+        use_dualstack: bool = False,
     ) -> None:
+        """FIPS and dual-stack endpoints are AWS's own: where a URL is given, the table is asked there, as it is."""
         self.name = f"dynamodb:{table}"
         self.table = table
         self._session = AioSession()
         self._region = region
         self._endpoint_url = endpoint_url
+        # None, not False: then AWS_USE_FIPS_ENDPOINT and the like decide, for our own credentials' token exchange too.
+        self._session.set_default_client_config(
+            AioConfig(use_fips_endpoint=use_fips or None, use_dualstack_endpoint=use_dualstack or None)
+        )
         self._config = AioConfig(
             connect_timeout=timeout_s,
             read_timeout=timeout_s,

@@ -45,12 +45,15 @@ def open_source(settings: Settings) -> AbstractAsyncContextManager[AccountSource
         case "dynamodb":
             from service.registry.dynamodb import DynamoDbSource  # noqa: PLC0415
 
+            region = settings.registry_dynamodb_region or settings.aws_sts_region
             return DynamoDbSource(
                 table=rest,
-                region=settings.registry_dynamodb_region or settings.aws_sts_region,
-                endpoint_url=settings.aws_endpoint_url,
+                region=region,
+                endpoint_url=settings.aws_endpoint_url_of("dynamodb", region),
                 timeout_s=timeout_s,
                 poll_interval_s=poll_interval_s,
+                use_fips=settings.aws_use_fips_endpoint,
+                use_dualstack=settings.aws_use_dualstack_endpoint,
             )
         case "postgresql" | "postgres":
             from service.registry.postgresql.source import PostgresqlSource  # noqa: PLC0415

@@ -15,6 +15,7 @@ from service.registry.opening import open_registry, open_source
 from service.registry.postgresql.source import PostgresqlSource
 from service.settings import PREFIX, Settings, SettingsError, load_settings
 from service.telemetry.registry import RegistryCollector, RegistryMetrics
+from tests.support.aws_server import set_own_environment
 from tests.support.registries import ACCOUNT, TENANT_FILE, HttpScene, PostgresqlScene, parsed
 
 
@@ -50,6 +51,51 @@ async def test_the_address_says_which_source_it_is(address, kind, name):
     async with open_source(settings(address)) as source:
         assert isinstance(source, kind)
         assert (source.name, source.version) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({}, "https://dynamodb.eu-west-1.amazonaws.com"),
+        ({"registry_dynamodb_region": "us-east-1"}, "https://dynamodb.us-east-1.amazonaws.com"),
+        (
+            {"registry_dynamodb_region": "us-east-1", "aws_use_fips_endpoint": True},
+            "https://dynamodb-fips.us-east-1.amazonaws.com",
+        ),
+        ({"aws_use_dualstack_endpoint": True}, "https://dynamodb.eu-west-1.api.aws"),
+        (
+            {"aws_endpoint_url": "https://gateway.example", "aws_use_fips_endpoint": True},
+            "https://gateway.example",
+        ),
+        ({"aws_endpoint_url": "https://{region}.gateway.example"}, "https://eu-west-1.gateway.example"),
+        (
+            {
+                "aws_endpoint_url": "https://{region}.gateway.example",
+                "aws_endpoint_urls": {
+                    "dynamodb": "https://dynamodb.{region}.vpce.example",
+                    "logs": "https://logs.example",
+                },
+            },
+            "https://dynamodb.eu-west-1.vpce.example",
+        ),
+        (
+            {
+                "aws_endpoint_urls": {
+                    "dynamodb": "https://dynamodb.example",
+                    "dynamodb:eu-west-1": "https://here.example",
+                    "dynamodb:us-east-1": "https://there.example",
+                }
+            },
+            "https://here.example",
+        ),
+    ],
+)
+async def test_the_table_is_asked_where_the_settings_say(monkeypatch, fields, url):
+    set_own_environment(monkeypatch)
+    chosen = settings("dynamodb:tenants", aws_sts_region="eu-west-1", **fields)
+    async with open_source(chosen) as source:
+        assert isinstance(source, DynamoDbSource)
+        assert (await source._connected()).meta.endpoint_url == url
 
 
 async def test_a_registry_that_is_away_does_not_keep_the_service_from_starting():

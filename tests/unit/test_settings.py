@@ -96,7 +96,7 @@ def test_a_password_comes_from_a_file_and_is_not_shown(monkeypatch, tmp_path):
         ("LOGWARDEN_AWS_ENDPOINT_URL", "https://logs.{account}.example", "HOST"),
         ("LOGWARDEN_AWS_ENDPOINT_URL", "https://user:secret@logs.example", "HOST"),
         ("LOGWARDEN_AWS_ENDPOINT_URL", "https://logs.example/?region=eu-west-1", "HOST"),
-        ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"s3": "https://s3.example"}', "logs, kms or sts"),
+        ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"s3": "https://s3.example"}', "logs, kms, sts or dynamodb"),
         ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"logs:EU": "https://logs.example"}', "Region"),
         ("LOGWARDEN_AWS_ENDPOINT_URLS", '{"logs:eu-west-1": "logs.example"}', "HOST"),
         ("LOGWARDEN_AWS_ROLE_SESSION_NAME", "log warden", "pattern"),
