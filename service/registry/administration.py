@@ -30,6 +30,7 @@ async def migrate(settings: Settings) -> list[str]:
     import asyncpg  # noqa: PLC0415
 
     from service.registry.postgresql.migration import migrate as migrate_database  # noqa: PLC0415
+    from service.registry.postgresql.source import described  # noqa: PLC0415
 
     dsn = _address(settings)
     if not dsn.startswith("postgres"):
@@ -37,7 +38,7 @@ async def migrate(settings: Settings) -> list[str]:
     try:
         return await migrate_database(dsn, password=registry_password(settings))
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
-        raise RegistryCommandError(f"the database: {str(e) or type(e).__name__}") from e
+        raise RegistryCommandError(f"the database: {described(e)}") from e
 
 
 async def load(settings: Settings, path: Path, *, is_forced: bool) -> int:

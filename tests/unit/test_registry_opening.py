@@ -1,7 +1,10 @@
 """Which registry the settings open, and what its metrics and commands say of it."""
 
+import uuid
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -197,3 +200,21 @@ async def test_a_registry_that_is_away_is_said_to_be():
             await rules_on(settings(address), ACCOUNT)
     with pytest.raises(RegistryCommandError, match="the database"):
         await migrate(settings("postgresql://x@127.0.0.1:1/x"))
+
+
+async def test_a_role_that_may_not_make_the_schema_is_told_where_rights_are_explained(postgres):
+    async with PostgresqlScene.open(postgres, is_migrated=False) as scene:
+        connection = await asyncpg.connect(scene.dsn, password=scene.password)
+        role = f"reader_{uuid.uuid4().hex[:8]}"
+        try:
+            await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{scene.password}'")
+            as_reader = urlunsplit(
+                urlsplit(scene.dsn)._replace(netloc=f"{role}@{urlsplit(scene.dsn).netloc.rpartition('@')[2]}")
+            )
+            with pytest.raises(
+                RegistryCommandError, match=r"the database: permission denied .*README\.md says what to grant"
+            ):
+                await migrate(settings(as_reader, registry_password=scene.password))
+        finally:
+            await connection.execute(f"DROP ROLE {role}")
+            await connection.close()
