@@ -13,6 +13,7 @@ from kubernetes_validate.utils import latest_version
 
 from service.registry.file import load_tenant_file
 from service.settings import PREFIX, SECRETS_DIR, Settings, SettingsError, load_settings
+from service.stream.connection import client_arguments
 from tests.support.http import side_port
 from tests.support.iam import document, statements
 from tests.support.manifests import (
@@ -25,6 +26,7 @@ from tests.support.manifests import (
     probes,
     render,
 )
+from tests.support.tls import self_signed
 
 OLDEST_KUBERNETES = "1.29"
 POD_LABELS = {"app.kubernetes.io/name": "logwarden", "app.kubernetes.io/component": "service"}
@@ -236,6 +238,31 @@ class TestPodSecurity:
         assert pod_spec(base)["serviceAccountName"] == account["metadata"]["name"]
         assert account["automountServiceAccountToken"] is False
         assert pod_spec(base)["automountServiceAccountToken"] is False
+
+
+class TestCertificates:
+    def test_files_of_the_secret_are_where_the_readme_says_and_brokers_are_checked_with_them(
+        self, base, monkeypatch, tmp_path
+    ):
+        said = dict(re.findall(r"`(LOGWARDEN_KAFKA_SSL_\w+)=([^`]+)`", (BASE.parent / "README.md").read_text()))
+        assert set(said) == {f"LOGWARDEN_KAFKA_SSL_{each}FILE" for each in ("CA", "CERT", "KEY")}
+        assert settings_of(base, monkeypatch, tmp_path).kafka_security_protocol == "SSL"
+        mounted = PurePosixPath(one(base, "ConfigMap", "logwarden-settings")["data"][SECRETS_DIR])
+        for path in map(PurePosixPath, said.values()):
+            assert path.parent == mounted
+        ours = self_signed("client.example")
+        files = {
+            "ca.crt": self_signed("brokers.example").certificate.decode(),
+            "tls.crt": ours.certificate.decode(),
+            "tls.key": ours.key.decode(),
+        }
+        assert {PurePosixPath(path).name for path in said.values()} == set(files)
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        for name, path in said.items():
+            monkeypatch.setenv(name, str(tmp_path / PurePosixPath(path).name))
+        [ca] = client_arguments(load_settings())["ssl_context"].get_ca_certs()
+        assert ca["subject"] == ((("commonName", "brokers.example"),),)
 
 
 class TestTheOverlayOfTheReadme:
