@@ -196,10 +196,8 @@ class App:
             background: list[Coroutine[Any, Any, None]] = [
                 self._control_follower.follow(self._controlled),
                 self._publisher.watch(),
+                self._look_at_topics(),
             ]
-            if settings.topic_replication != 1:
-                ours = set(topics) - set(settings.source_topics)  # those are their owners' to look after
-                background.append(warn_of_weak_topics(self._arguments, ours))
             if Role.INGEST in settings.roles:
                 background += self._ingest()
             if directory is not None:
@@ -208,6 +206,10 @@ class App:
             if Role.HTTP in settings.roles or self._has_sweep_schedule:
                 background.append(self._follower.run(self._follow))
             await self._run_until_stopped(background, stop)
+
+    async def _look_at_topics(self) -> None:
+        if (found := await warn_of_weak_topics(self._arguments, self._settings)) is not None:
+            self._metrics.topics_looked_at(weak=found.topics)
 
     async def _run_until_stopped(self, background: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
         """Run it all; the end of any part is the end of the process, except that consumers end first when asked to."""

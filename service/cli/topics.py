@@ -1,7 +1,7 @@
 """`logwarden topics`."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,22 +33,19 @@ def create() -> None:
         raise UsageError(f"{settings.kafka_bootstrap_servers}: {str(e) or 'does not answer'}") from e
     for name, result in results.items():
         say(f"{name}: {result}")
-    if settings.topic_replication != 1:
-        _warn_of_weak_topics(settings, results)
+    _warn_of_weak_topics(settings)
 
 
-def _warn_of_weak_topics(settings: Settings, names: Collection[str]) -> None:
-    from aiokafka.errors import KafkaError  # noqa: PLC0415
-
-    from service.brokers import kafka_arguments  # noqa: PLC0415
-    from service.stream.durability import MEND, weak_topics  # noqa: PLC0415
+def _warn_of_weak_topics(settings: Settings) -> None:
+    """Those that were there before are left as they are, and so are brokers that do as they like."""
+    from service.stream.durability import Weaknesses  # noqa: PLC0415
 
     try:
-        weak = asyncio.run(weak_topics(kafka_arguments(settings), names))
-    except (KafkaError, OSError) as e:
-        warn(f"How durable they are could not be read: {e}")
+        found = Weaknesses.of(_compared(settings))
+    except UsageError as e:
+        warn(f"How they are set up could not be read: {e}")
         return
-    for line in [*map(str, weak), MEND] if weak else []:
+    for line in [*map(str, found.thin), *found.advice]:
         warn(line)
 
 
@@ -63,7 +60,7 @@ def list_topics(
     write, keeps or takes less, or is compacted where it should not be. What only differs may be meant.
     """
     from service.stream.comparison import Comparison, Verdict  # noqa: PLC0415
-    from service.stream.durability import MEND  # noqa: PLC0415
+    from service.stream.durability import Weaknesses  # noqa: PLC0415
     from service.stream.topics import topic_specs  # noqa: PLC0415
 
     settings = load_settings()
@@ -76,10 +73,8 @@ def list_topics(
     comparisons = _compared(settings)
     for each in comparisons:
         say(f"{each.spec.name:{width}}  {each.verdict!s:9}  {each}")
-    if any(
-        each.verdict is Verdict.WEAK and each.existing is not None and each.existing.is_weak for each in comparisons
-    ):
-        warn(MEND)
+    for line in Weaknesses.of(comparisons).advice:
+        warn(line)
     if any(each.verdict >= Verdict.WEAK for each in comparisons):
         raise typer.Exit(1)
 
@@ -88,10 +83,10 @@ def _compared(settings: Settings) -> "Sequence[Comparison]":
     """Raises UsageError."""
     from aiokafka.errors import KafkaError  # noqa: PLC0415
 
+    from service.brokers import kafka_arguments  # noqa: PLC0415
     from service.stream.comparison import compared  # noqa: PLC0415
-    from service.stream.connection import client_arguments  # noqa: PLC0415
 
     try:
-        return asyncio.run(compared(client_arguments(settings), settings))
+        return asyncio.run(compared(kafka_arguments(settings), settings))
     except (KafkaError, OSError) as e:
         raise UsageError(f"{settings.kafka_bootstrap_servers}: {str(e) or 'does not answer'}") from e

@@ -1,6 +1,6 @@
 """The topics as they are beside those that we would create: what is missing, what is weak, and what only differs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -19,6 +19,21 @@ from service.stream.topics import (
 _NO_LIMIT: Final = "-1"  # of a retention
 _DEFAULT: Final = "the broker's default"
 _REPLICAS: Final = "replicas"
+_PARTITIONS: Final = "partitions"
+_OF_DURABILITY: Final = frozenset({_REPLICAS, MIN_INSYNC_CONFIG})
+_HINTS: Final[Mapping[str | tuple[str, str], str]] = {
+    _PARTITIONS: "the last word may then be read before an older one: delete it while the service is stopped, and create it again",
+    RETENTION_CONFIG: "what waits for longer, in a backlog or a pause, is lost",
+    MAX_BYTES_CONFIG: "a record that is too large for it becomes a dead letter without its bytes",
+    (
+        CLEANUP_CONFIG,
+        "delete",
+    ): "compaction keeps one record for each key, so that others are lost before they are read",
+    (
+        CLEANUP_CONFIG,
+        "compact",
+    ): "the word that the service is paused is deleted after a while, and a replica that starts then works",
+}
 _AT_LEAST: Final = (_REPLICAS, MIN_INSYNC_CONFIG, RETENTION_CONFIG, MAX_BYTES_CONFIG)  # more of it does no harm
 
 
@@ -36,18 +51,27 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """One property of a topic: what is wanted, None for whatever the brokers' default is, and what is there, None where we may not know."""
+    """One property of a topic: what is wanted, None for whatever the brokers' default is, and what is there, None where we may not know.
+
+    One that `is_exact` has to be as it is wanted.
+    """
 
     name: str
     wanted: str | None
     actual: str | None
+    is_exact: bool = False
 
     @property
     def verdict(self) -> Verdict:
         if self.wanted is None or self.actual is None or self.actual == self.wanted:
             return Verdict.AS_WANTED
         is_less = self.name in _AT_LEAST and self.actual != _NO_LIMIT and int(self.actual) < int(self.wanted)
-        return Verdict.WEAK if is_less or self.name == CLEANUP_CONFIG else Verdict.DIFFERS
+        return Verdict.WEAK if is_less or self.is_exact else Verdict.DIFFERS
+
+    @property
+    def hint(self) -> str:
+        """What comes of it where it is weak, for an operator; "" where others than the topic's settings say that."""
+        return _HINTS.get(self.name) or _HINTS.get((self.name, self.wanted or ""), "")
 
     def __str__(self) -> str:
         wanted = "" if self.verdict is Verdict.AS_WANTED else f" (wanted {self.wanted})"
@@ -70,22 +94,34 @@ class Comparison:
     def verdict(self) -> Verdict:
         if self.existing is None:
             return Verdict.MISSING
-        is_weak = self.replication != 1 and self.existing.is_weak  # with 1 that is meant
-        worst = max(Verdict.WEAK if is_weak else Verdict.AS_WANTED, *(each.verdict for each in self.properties))
+        worst = max(Verdict.WEAK if self.is_thin else Verdict.AS_WANTED, *(each.verdict for each in self.properties))
         return worst if self.is_ours else min(worst, Verdict.DIFFERS)
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether the loss of one broker may lose its records, or stop its writes, and that is not meant: with 1 replica it is."""
+        return self.existing is not None and self.replication != 1 and self.existing.is_weak
+
+    @property
+    def wrong(self) -> Sequence[Property]:
+        """The properties that lose or refuse records as they are, those of durability apart; none of a topic that is not ours."""
+        if self.existing is None or not self.is_ours:
+            return ()
+        return [p for p in self.properties if p.verdict is Verdict.WEAK and p.name not in _OF_DURABILITY]
 
     @property
     def properties(self) -> Sequence[Property]:
         wanted: dict[str, str | None] = {
-            "partitions": str(self.spec.partitions),
+            _PARTITIONS: str(self.spec.partitions),
             _REPLICAS: None if self.replication == -1 else str(self.replication),
             MIN_INSYNC_CONFIG: None,
             **self.spec.config,
         }
         actual: dict[str, str] = {}
         if (there := self.existing) is not None:
-            actual = {"partitions": str(there.partitions), _REPLICAS: str(there.replicas), **there.config}
-        return [Property(name, value, actual.get(name)) for name, value in wanted.items()]
+            actual = {_PARTITIONS: str(there.partitions), _REPLICAS: str(there.replicas), **there.config}
+        exact = {CLEANUP_CONFIG, _PARTITIONS} if self.spec.config[CLEANUP_CONFIG] == "compact" else {CLEANUP_CONFIG}
+        return [Property(name, value, actual.get(name), name in exact) for name, value in wanted.items()]
 
     def __str__(self) -> str:
         if self.existing is None:

@@ -1,5 +1,6 @@
 """Metrics, each explained. Labels are bounded: a lane is one of accounts x Regions, a log group or a tenant is never a label."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from platform import python_version
@@ -93,6 +94,18 @@ class Metrics:
             ["failure"],
             registry=registry,
         )
+
+        self._weak_topics = Gauge(
+            "logwarden_topic_weak",
+            "1 for a topic of the service's own that was found to lose or refuse records as it is set up, at the last start.",
+            ["topic"],
+            registry=registry,
+        )
+
+    def topics_looked_at(self, *, weak: Sequence[str]) -> None:
+        """These of the service's own topics are weak; the others are in order."""
+        for topic in weak:
+            self._weak_topics.labels(topic).set(1)
 
     def event_read(self, *, commands: int, problem: str | None) -> None:
         self._events("malformed" if problem else "accepted" if commands else "irrelevant").inc()

@@ -19,8 +19,8 @@ from service.stream.commits import Commits
 from service.stream.comparison import Verdict, compared
 from service.stream.connection import Deadline
 from service.stream.consumer import Consumer, ConsumerLimits
-from service.stream.durability import warn_of_weak_topics, weak_topics
-from service.stream.existing import ExistingTopic, existing_topics
+from service.stream.durability import warn_of_weak_topics
+from service.stream.existing import existing_topics
 from service.stream.follower import Follower
 from service.stream.group import LEASE_S, SESSION_S
 from service.stream.publisher import KafkaPublisher, ProducerEndedError
@@ -566,11 +566,12 @@ async def test_every_topic_can_be_created_with_the_brokers_own_replication(apach
     compacted = {spec.name for spec in specs if spec.config["cleanup.policy"] == "compact"}
     assert compacted == {settings.control_topic}
     assert {spec.config["cleanup.policy"] for spec in specs} == {"delete", "compact"}
-    weak = await weak_topics(arguments, results)
-    assert weak == [
-        ExistingTopic(name=spec.name, partitions=spec.partitions, replicas=1, config={MIN_INSYNC_CONFIG: "1"})
-        for spec in sorted(specs, key=lambda spec: spec.name)
+    weak = await warn_of_weak_topics(arguments, settings)
+    assert weak is not None
+    assert [(topic.name, topic.replicas, topic.config[MIN_INSYNC_CONFIG]) for topic in weak.thin] == [
+        (spec.name, 1, "1") for spec in specs if spec.name not in settings.source_topics
     ]
+    assert weak.wrong == []
     on_one_disk = settings.model_copy(update={"topic_replication": 1})
     assert {each.verdict for each in await compared(arguments, on_one_disk)} == {Verdict.AS_WANTED}
     assert {each.verdict for each in await compared(arguments, settings) if each.is_ours} == {Verdict.WEAK}
@@ -578,19 +579,42 @@ async def test_every_topic_can_be_created_with_the_brokers_own_replication(apach
 
 
 @pytest.mark.apache_kafka
-async def test_topics_on_one_disk_are_warned_of_in_one_line_and_with_how_many_replicas_a_write_needs(
+async def test_a_start_warns_of_topics_on_one_disk_in_one_line_and_of_each_setting_that_loses_records(
     apache_kafka, unique_name
 ):
     arguments = {"bootstrap_servers": apache_kafka.bootstrap_servers}
-    specs = [TopicSpec(unique_name("weak"), 1), TopicSpec(unique_name("needs-two"), 1, {MIN_INSYNC_CONFIG: "2"})]
-    await create_topics(arguments, specs, replication=1)
-    with capture_logs() as logs:
-        await warn_of_weak_topics(arguments, [spec.name for spec in specs])
-    [line] = logs
-    assert (line["event"], line["log_level"]) == ("topics_may_lose_records", "warning")
-    assert sorted(line["topics"]) == sorted(
-        f"{spec.name}: 1 replicas, min.insync.replicas {needed}" for spec, needed in zip(specs, (1, 2), strict=True)
+    settings = Settings(
+        work_topic=unique_name("work"),
+        outcomes_topic=unique_name("outcomes"),
+        dead_letter_topic=unique_name("dead-letters"),
+        control_topic=unique_name("control"),
     )
+    by_hand = [
+        TopicSpec(settings.work_topic, 48, {"cleanup.policy": "compact", "retention.ms": "3600000"}),
+        TopicSpec(settings.outcomes_topic, 12, {MIN_INSYNC_CONFIG: "2", "retention.ms": "-1"}),
+        TopicSpec(settings.dead_letter_topic, 12, {"retention.ms": "-1"}),
+        TopicSpec(settings.control_topic, 2),
+    ]
+    await create_topics(arguments, by_hand, replication=1)
+    with capture_logs() as logs:
+        await warn_of_weak_topics(arguments, settings)
+    [thin] = [line for line in logs if line["event"] == "topics_may_lose_records"]
+    assert sorted(thin["topics"]) == sorted(
+        f"{spec.name}: 1 replicas, min.insync.replicas {spec.config.get(MIN_INSYNC_CONFIG, 1)}" for spec in by_hand
+    )
+    wrong = [line for line in logs if line["event"] == "topic_setting_wrong"]
+    assert {line["log_level"] for line in logs} == {"warning"}
+    assert len(logs) == 1 + len(wrong)
+    assert sorted((line["topic"], line["setting"], line["actual"], line["wanted"]) for line in wrong) == sorted(
+        [
+            (settings.work_topic, "cleanup.policy", "compact", "delete"),
+            (settings.work_topic, "retention.ms", "3600000", str(14 * 86_400_000)),
+            (settings.dead_letter_topic, "max.message.bytes", "1048588", "2097152"),
+            (settings.control_topic, "cleanup.policy", "delete", "compact"),
+            (settings.control_topic, "partitions", "2", "1"),
+        ]
+    )
+    assert all(line["hint"] for line in wrong)
 
 
 async def test_what_a_broker_does_not_tell_of_topics_is_not_held_against_them(librdkafka_kafka, unique_name):
@@ -604,8 +628,13 @@ async def test_what_a_broker_does_not_tell_of_topics_is_not_held_against_them(li
 
 async def test_a_broker_that_cannot_tell_how_durable_topics_are_is_worked_with_all_the_same(kafka_broker, topic):
     with capture_logs() as logs:
-        await warn_of_weak_topics({"bootstrap_servers": kafka_broker.bootstrap_servers}, [topic])
-    assert len(logs) == 1
+        await warn_of_weak_topics(
+            {"bootstrap_servers": kafka_broker.bootstrap_servers}, Settings(work_topic=topic, topic_replication=3)
+        )
+    assert [line["event"] for line in logs if line["event"].startswith("topics_")] in (
+        ["topics_durability_unknown"],
+        ["topics_may_lose_records"],
+    )
 
 
 async def test_a_producer_whose_sending_has_ended_is_no_secret(arguments, topic):

@@ -39,6 +39,7 @@ def everything_once() -> str:
     metrics.verified(right=1, wrong=1, unseen=0)
     metrics.command_misplaced(Origin("work", 7, 0), home=3)
     metrics.lane_held(LANE, FailureClass.UNREACHABLE, "no route")
+    metrics.topics_looked_at(weak=["work"])
     consumer = ConsumerStatus("worker", True, [PartitionStatus("work", 0, 3, 10, 9, 5)])
     registry.register(StreamCollector(lambda: [consumer]))
     registry.register(ReplicaCollector(dict.fromkeys(REPLICA_GAUGES, lambda: 1.0)))

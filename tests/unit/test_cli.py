@@ -158,7 +158,7 @@ def test_topics_that_are_there_are_shown_beside_what_is_wanted(run, monkeypatch,
     async def existing(_arguments, names, _configs):
         wanted = {spec.name: spec for spec in topics.topic_specs(Settings())}
         return [
-            ExistingTopic(name=name, partitions=9, replicas=3, config=wanted[name].config)
+            ExistingTopic(name=name, partitions=min(9, wanted[name].partitions), replicas=3, config=wanted[name].config)
             for name in names
             if name != missing
         ]

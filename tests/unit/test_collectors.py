@@ -198,6 +198,15 @@ def test_a_topic_that_cannot_be_written_has_an_age_and_the_others_none():
 # -- all metrics
 
 
+def test_topics_that_are_weak_are_shown_and_others_are_not():
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.topics_looked_at(weak=[])
+    assert "logwarden_topic_weak{" not in generate_latest(registry).decode()
+    metrics.topics_looked_at(weak=["logwarden.work"])
+    assert 'logwarden_topic_weak{topic="logwarden.work"} 1.0' in generate_latest(registry).decode()
+
+
 @pytest.fixture
 def everything() -> str:
     return everything_once()

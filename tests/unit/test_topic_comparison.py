@@ -38,7 +38,9 @@ def test_a_topic_as_it_was_created_is_as_wanted_and_none_is_missing(spec: TopicS
         (WORK, like(WORK, min_insync_replicas="1")),
         (WORK, like(WORK, retention_ms="604800000")),
         (WORK, like(WORK, cleanup_policy="compact")),
+        (WORK, like(WORK, cleanup_policy="compact,delete")),
         (CONTROL, like(CONTROL, cleanup_policy="delete")),
+        (CONTROL, like(CONTROL, partitions=2)),
         (DEAD_LETTERS, like(DEAD_LETTERS, max_message_bytes="1048588")),
     ],
 )
@@ -59,6 +61,7 @@ def test_what_loses_or_refuses_records_is_weak_unless_the_topic_is_somebody_else
         (WORK, like(WORK, retention_ms="9999999999")),
         (DEAD_LETTERS, like(DEAD_LETTERS, max_message_bytes="9999999")),
         (REQUESTS, like(REQUESTS, segment_ms="604800000")),
+        (REQUESTS, like(REQUESTS, partitions=2)),
     ],
 )
 def test_what_may_be_meant_only_differs(spec: TopicSpec, existing: ExistingTopic):
