@@ -16,12 +16,12 @@ from typing import Final
 
 from aiokafka.errors import KafkaError
 
+from service.brokers import kafka_arguments
 from service.domain.command import Origin
 from service.domain.replay import DeadLetter, Selection
 from service.ports import OutgoingRecord, Publisher, RecordTooLargeError
 from service.settings import Settings
 from service.stream.backlog import backlog
-from service.stream.connection import client_arguments
 from service.stream.reach import PATIENCE_S, UnreachableError, reached
 
 _AT_ONCE: Final = 500  # letters on their way: most are some hundred bytes
@@ -84,7 +84,7 @@ async def replay(settings: Settings, selection: Selection, *, limit: int | None,
 
     async with (
         _explained(settings, lambda: f"{done.counts.total()} were replayed, and maybe some more."),
-        reached(settings, settings.dead_letter_topic, *topics) as publisher,
+        reached(kafka_arguments(settings), settings.dead_letter_topic, *topics) as publisher,
         aclosing(_letters(settings, selection)) as letters,
     ):
         async for letter in letters:
@@ -104,7 +104,7 @@ async def replay(settings: Settings, selection: Selection, *, limit: int | None,
 
 
 async def _letters(settings: Settings, selection: Selection) -> AsyncGenerator[DeadLetter, None]:
-    async with aclosing(backlog(client_arguments(settings), settings.dead_letter_topic)) as records:
+    async with aclosing(backlog(kafka_arguments(settings), settings.dead_letter_topic)) as records:
         async for record in records:
             place = Origin(record.topic, record.partition, record.offset)
             letter = DeadLetter.of(place, record.timestamp_ms, record.key, record.value, record.headers)
