@@ -67,7 +67,7 @@ def test_the_autoscaler_has_the_number_of_replicas_to_itself(overlay: list[Manif
 
 
 def test_the_rule_that_is_documented_takes_the_calls_that_events_are_made_of() -> None:
-    text = (REPOSITORY / "docs" / "events-to-kafka.md").read_text()
+    text = (REPOSITORY / "k8s" / "events-to-kafka.md").read_text()
     rule, policy = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL))
     assert policy["Statement"]
     [source], [kind] = rule["source"], rule["detail-type"]
@@ -87,7 +87,7 @@ def test_the_rule_that_is_documented_takes_the_calls_that_events_are_made_of() -
         assert len(parsed.commands) == 1, name
 
 
-@pytest.mark.parametrize("page", ["docs/events-to-kafka.md", "k8s/README.md"])
+@pytest.mark.parametrize("page", ["k8s/events-to-kafka.md", "k8s/README.md"])
 def test_links_of_the_pages_lead_somewhere(page: str) -> None:
     path: Path = REPOSITORY / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
