@@ -70,27 +70,22 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.registry import RegistryMetrics
 from service.view import ReplicaView
 
-_FORWARDED_AT_ONCE: Final = (
-    5000  # records that ingest and the retry topics may have open: they only wait for an acknowledgement
-)
+# Records that ingest and the retry topics may have open: they only wait for an acknowledgement.
+_FORWARDED_AT_ONCE: Final = 5000
 _STREAM_FETCH_BYTES: Final = 8 * 1024 * 1024  # 200,000 records a second are read, of which most concern nobody
 _FETCH_BYTES: Final = 1024 * 1024  # our own topics: some thousand commands
-_STARTED_AT_ONCE: Final = (
-    2000  # commands, of 8 kB each with their tasks; those that only wait in a lane take a tenth of that
-)
-_AFTER_DRAIN_S: Final = (
-    15.0  # of a stop: the last commit, and closing one thing after the other, where the broker is away
-)
+# Commands, of 8 kB each with their tasks; those that only wait in a lane take a tenth of that.
+_STARTED_AT_ONCE: Final = 2000
+# Of a stop: the last commit, and closing one thing after the other, where the broker is away.
+_AFTER_DRAIN_S: Final = 15.0
 _LAST_S: Final = 2.0  # for what is cancelled when a stop has taken its time
 _LIMIT_WINDOW: Final = 10_000  # records that the dead letters' share is of: a minute of a busy stream
 _SWEPT_LANES_HELD: Final = 200_000  # lanes of sweeps and their reports, of some hundred bytes each
-_REQUESTS_HELD: Final = (
-    200_000  # log groups of manual requests, a few hundred bytes each, that one replica can answer for
-)
+# Log groups of manual requests, a few hundred bytes each, that one replica can answer for.
+_REQUESTS_HELD: Final = 200_000
 
-_GC_THRESHOLD: Final = (
-    20_000  # containers made and not freed: what some hundred commands under way hold, and CPython's 700 do not
-)
+# Containers made and not freed: what some hundred commands under way hold, and CPython's 700 do not.
+_GC_THRESHOLD: Final = 20_000
 
 _log = structlog.get_logger(__name__)
 

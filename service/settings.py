@@ -40,9 +40,8 @@ _ENDPOINT_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 _MSK_IAM = "AWS_MSK_IAM"
 _MSK_BROKER = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|api\.aws):[0-9]+\s*\Z")
-_LEAST_INTERVAL_S = (
-    3600.0  # as long as a sweep tries at a lane that does not answer: the next one would only wait for it
-)
+# As long as a sweep tries at a lane that does not answer: the next one would only wait for it.
+_LEAST_INTERVAL_S = 3600.0
 _ROLE_NAME = r"^/?([!-.0-~]+/)*[A-Za-z0-9_+=,.@-]{1,64}$"  # IAM's pattern of a path, then of a name
 _EXTERNAL_ID = r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$"  # AssumeRole's
 

@@ -41,9 +41,8 @@ from service.telemetry.collectors import (
 )
 from service.telemetry.registry import RegistryCollector
 
-_STALLED_S: Final = (
-    300.0  # a consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most
-)
+# A consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most.
+_STALLED_S: Final = 300.0
 
 _HINTS: Final = {failure.label: failure.hint for failure in FailureClass}
 

@@ -93,9 +93,8 @@ TABLE: Final[tuple[Row, ...]] = (
 )  # fmt: skip
 
 
-_FRONT_END: Final = (
-    b"<b>Http/1.1 Service Unavailable</b>"  # the page of AWS's own front ends: aws/aws-sdk-js issue 1379
-)
+# The page of AWS's own front ends: aws/aws-sdk-js issue 1379.
+_FRONT_END: Final = b"<b>Http/1.1 Service Unavailable</b>"
 
 
 class ForeignAnswerError(Exception):

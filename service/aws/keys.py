@@ -39,12 +39,10 @@ from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import Clock
 
 _LOOK_S: Final = 5.0  # both calls take some 20 ms; a log group must not wait for a KMS that does not answer
-_MIN_AGE_S: Final = (
-    5.0  # a finding this young is not stale: a hundred refusals of one key cost one more look, not a hundred
-)
-_MAX_KEYS: Final = (
-    4096  # findings kept, of some 2 kB (a policy; 32 kB at most); past it the least recently used is dropped
-)
+# A finding this young is not stale: a hundred refusals of one key cost one more look, not a hundred.
+_MIN_AGE_S: Final = 5.0
+# Findings kept, of some 2 kB (a policy; 32 kB at most); past it the least recently used is dropped.
+_MAX_KEYS: Final = 4096
 
 _log = structlog.get_logger("service.aws")
 

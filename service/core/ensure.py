@@ -26,9 +26,8 @@ _T = TypeVar("_T")
 _CHANGES: Final = frozenset({Trigger.KEY_ASSOCIATED, Trigger.KEY_DISASSOCIATED, Trigger.VERIFY})
 
 _KEEP_OLD_KEY: Final = "data written before stay under the old key: keep it enabled for as long as they are retained"
-_CLOCK_SKEW_S: Final = (
-    5.0  # that a producer's clock may be ahead of ours: a record from further in the future is no news
-)
+# That a producer's clock may be ahead of ours: a record from further in the future is no news.
+_CLOCK_SKEW_S: Final = 5.0
 _FIRST_WAIT_S: Final = 0.5  # the longest first wait between two tries; then twice that, and so on
 # A lane in which a token takes so long has seconds between its tokens: there the registry may be waited for with one in hand. Anywhere
 # else the calls would come together when it answers.

@@ -14,9 +14,8 @@ from service.core.dispatcher import FENCED, Dispatcher
 from service.ports import Clock
 
 _NEVER: Final = float("-inf")
-_BREAKS_OFF_S: Final = (
-    0.5  # before the end of the session: for a loop that is late, and for a request that is on its way
-)
+# Before the end of the session: for a loop that is late, and for a request that is on its way.
+_BREAKS_OFF_S: Final = 0.5
 _HINT: Final = (
     "The group's coordinator does not answer. Check that every broker can be reached; calls go on by themselves."
 )

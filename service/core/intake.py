@@ -15,9 +15,8 @@ from service.domain.outcome import FailureClass
 from service.domain.sweep import SweepCommand, is_sweep
 from service.ports import IncomingRecord, Observer, OutgoingRecord, Publisher
 
-FORWARDED: Final = (
-    "logwarden-forwarded"  # header of a command that was brought home: not again, or it might go in circles
-)
+# Header of a command that was brought home: not again, or it might go in circles.
+FORWARDED: Final = "logwarden-forwarded"
 
 
 class Intake(Forwarding):

@@ -31,9 +31,8 @@ OTHER_TENANT: Final = "other-tenant"  # counted so, where one tenant is swept
 _PAGE_SIZE: Final = 50  # log groups, of one DescribeLogGroups call
 _ATTEMPTS: Final = 6  # at a page, before a fault of the lane's holds the lane: a lost connection should delay nobody
 _LONGEST_WAIT_S: Final = 60.0  # between two attempts
-_GIVE_UP_S: Final = (
-    3600.0  # without a page the lane is given up: a Region that the account has not enabled never answers
-)
+# Without a page the lane is given up: a Region that the account has not enabled never answers.
+_GIVE_UP_S: Final = 3600.0
 # AWS honours a page's token for a day; an hour of tries at the page has to fit as well. A lane that was paused for longer begins anew.
 _TOKEN_S: Final = 22 * 3600.0
 # A tenant's key is not the one that whoever asked has read: copies of a registry differ for a minute or two after a change.

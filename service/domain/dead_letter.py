@@ -8,9 +8,8 @@ from typing import Final
 from service.domain.outcome import FailureClass
 
 PREFIX: Final = "logwarden-"
-VALUE_OMITTED: Final = (
-    f"{PREFIX}value-omitted"  # bytes of a value too large for the broker; read it at the original offset
-)
+# Bytes of a value too large for the broker; read it at the original offset.
+VALUE_OMITTED: Final = f"{PREFIX}value-omitted"
 _MAX_REASON: Final = 1000  # characters: headers count towards the broker's record limit
 
 

@@ -11,9 +11,8 @@ from typing import Final
 from service.domain.log_group import LogGroup
 
 WINDOW_S: Final = 3600.0  # as long as the longest damping: what is calmer than that needs none
-MAX_FLIPS: Final = (
-    3  # times within the window that a group is brought back at once: a deploy, its repetition, a rollback
-)
+# Times within the window that a group is brought back at once: a deploy, its repetition, a rollback.
+MAX_FLIPS: Final = 3
 _MAX_GROUPS: Final = 10_000  # some megabytes; the one that was sealed longest ago is forgotten first
 
 

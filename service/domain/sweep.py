@@ -17,13 +17,11 @@ from service.domain.request import new_request_id, repeated_request_id
 from service.domain.verify import VerifyCommand
 
 MAX_LANES: Final = 40_000  # of one sweep: 15 bytes each in its first record, and brokers take 1 MB
-MAX_OLD_KEYS: Final = (
-    20  # of one lane that are named in the reports, those of the most log groups; each outcome names its own
-)
+# Of one lane that are named in the reports, those of the most log groups; each outcome names its own.
+MAX_OLD_KEYS: Final = 20
 
-_WIRE_VERSION: Final = (
-    "sweep-1"  # not the number of other commands: a release without sweeps is to call the record too new
-)
+# Not the number of other commands: a release without sweeps is to call the record too new.
+_WIRE_VERSION: Final = "sweep-1"
 _COMMAND: Final = b'{"kind":"sweep",'
 _RECORD: Final = b'{"kind":"sweep-'
 _MAX_BYTES: Final = 4096  # of a command

@@ -39,9 +39,8 @@ class Overwrite(StrEnum):
     """Which of a tenant's groups may be brought under its key."""
 
     ALWAYS = "always"
-    WHEN_NO_KEY = (
-        "when-no-key"  # those without a key: one that has another key is left as it is, an old one of the tenant's too
-    )
+    # Those without a key: one that has another key is left as it is, an old one of the tenant's too.
+    WHEN_NO_KEY = "when-no-key"
     NEVER = "never"  # none: what is wrong is only told
 
     def why_kept(self, key: str | None) -> str | None:

@@ -10,9 +10,8 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-STOP_TIMEOUT_S: Final = (
-    5  # for answers under way, after waiting callers were let go; whole seconds, as uvicorn wants them
-)
+# For answers under way, after waiting callers were let go; whole seconds, as uvicorn wants them.
+STOP_TIMEOUT_S: Final = 5
 
 
 class ListenError(Exception):

@@ -15,9 +15,8 @@ from service.stream.token import TokenProvider
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 15.0  # a broker that comes back is noticed within this
 _CLOSE_TIMEOUT_S: Final = 10.0  # aiokafka's stop() can hang or fail when the broker is away
-_SHARE: Final = (
-    1 / 3
-)  # of the time that is left, what one step of the stop may take: some come after it, and none may take it all
+# Of the time that is left, what one step of the stop may take: some come after it, and none may take it all.
+_SHARE: Final = 1 / 3
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")

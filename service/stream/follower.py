@@ -15,9 +15,8 @@ from service.stream.watch import FetchStalledError
 
 _POLL_MS: Final = 1000
 _KAFKA_ERROR_WAIT_S: Final = 1.0
-_STALL_S: Final = (
-    30.0  # how often it is looked whether records still come: two looks, and a replica that heeds no pause is ended
-)
+# How often it is looked whether records still come: two looks, and a replica that heeds no pause is ended.
+_STALL_S: Final = 30.0
 _ENDS_TIMEOUT_S: Final = 5.0
 _MAX_STEPS: Final = 1000  # records read one by one before all partitions are polled again
 

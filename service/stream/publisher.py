@@ -17,9 +17,8 @@ from service.stream.batches import Batches, partition_of
 from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.writes import Writes
 
-MAX_RECORD_BYTES: Final = (
-    2 * 1024 * 1024
-)  # a source record of the usual 1 MiB limit still fits when it is a dead letter
+# A source record of the usual 1 MiB limit still fits when it is a dead letter.
+MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
 _MAX_BATCH_BYTES: Final = 128 * 1024  # a larger record is a batch by itself
 _LINGER_S: Final = 0.005  # outcomes of several lanes share a request; far below what anybody notices
 # A stream of which one record in 200 matters gives five commands a poll: a request for each five costs as much as a tenth of the poll.

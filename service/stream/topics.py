@@ -16,9 +16,8 @@ from service.stream.publisher import MAX_RECORD_BYTES
 _DAY_MS = 86_400_000
 _ELECTION_S: Final = 5.0  # a controller is elected within a second or two
 _CONTROLLER_WAIT_S: Final = 0.5
-CLEANUP_CONFIG: Final = (
-    "cleanup.policy"  # said of each: compaction, a default here and there, would keep one command a lane
-)
+# Said of each: compaction, a default here and there, would keep one command a lane.
+CLEANUP_CONFIG: Final = "cleanup.policy"
 RETENTION_CONFIG: Final = "retention.ms"
 MAX_BYTES_CONFIG: Final = "max.message.bytes"
 SAFE_REPLICAS: Final = 3  # one may be lost or restarted, and writes still reach two

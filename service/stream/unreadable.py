@@ -11,9 +11,8 @@ from typing import Final
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-UNREADABLE: Final = (
-    "logwarden-unreadable"  # header of a record that stands for such a one: why; the bytes are only at its offset
-)
+# Header of a record that stands for such a one: why; the bytes are only at its offset.
+UNREADABLE: Final = "logwarden-unreadable"
 _WAIT_MS: Final = 300  # a fetch, since going back throws away what was read ahead
 
 Batches = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes, bytes]"]]
