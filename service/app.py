@@ -213,9 +213,11 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             supporting = [tasks.create_task(part) for part in background]
             if Role.WORKER in self._settings.roles:
-                await self._control.known()  # before the first command: a restart of a paused service calls nobody
+                await (
+                    self._control.until_known()
+                )  # before the first command: a restart of a paused service calls nobody
             else:
-                supporting.append(tasks.create_task(self._control.known()))
+                supporting.append(tasks.create_task(self._control.until_known()))
             consuming = [tasks.create_task(consumer.run(stop, drain_s=drain_s)) for consumer in self._consumers]
             self._has_begun = True
             await self._until_joined(stop)
@@ -342,8 +344,8 @@ class App:
             hold_at_most_s=settings.hold_at_most_s if settings.retry_delays_s else math.inf,
             may_call=fence.may_call,
         )
-        self._control.governs(dispatcher)
-        fence.governs(dispatcher)
+        self._control.attach(dispatcher)
+        fence.attach(dispatcher)
         intake = Intake(
             dispatcher=dispatcher,
             verification=verification,

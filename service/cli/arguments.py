@@ -37,7 +37,7 @@ def service_at(url: str | None, token_file: Path | None) -> Service | None:
 
 
 def _token(token_file: Path | None) -> str:
-    from service.http.tokens import first_token  # noqa: PLC0415  brings the web framework along
+    from service.http.tokens import first_token  # brings the web framework along
 
     source: Path | str = token_file or TOKEN_VARIABLE
     try:

@@ -44,9 +44,9 @@ def check(
     The exit status is 1 where a log group would get no key, or where the event, or a part of it, would become a dead letter; it is 0 for
     what is excluded or irrelevant. Nothing is called or changed.
     """
-    from service.formats import EventFormatsError  # noqa: PLC0415
-    from service.registry.administration import RegistryCommandError  # noqa: PLC0415
-    from service.registry.file import TenantFileError  # noqa: PLC0415
+    from service.formats import EventFormatsError
+    from service.registry.administration import RegistryCommandError
+    from service.registry.file import TenantFileError
 
     if log_group is None and (account or region or tag):
         raise UsageError("--account, --region and --tag are of a log group: name it with --log-group.")
@@ -81,7 +81,7 @@ def check(
 
 def _steps(settings: Settings, event: Path | None, headers: list[str] | None) -> Sequence[Step]:
     """What the service would find in an event, with the formats that it would use, which are read in any case. Raises EventFormatsError."""
-    from service.formats import load_event_formats  # noqa: PLC0415
+    from service.formats import load_event_formats
 
     file = settings.event_formats_file
     parser = EventParser(formats=load_event_formats(file) if file else ())
@@ -91,8 +91,8 @@ def _steps(settings: Settings, event: Path | None, headers: list[str] | None) ->
 
 async def _rules_of(settings: Settings, accounts: Collection[AccountId]) -> Callable[[AccountId | None], TenantRules]:
     """The rules on each account: those of the tenant file are the same for all."""
-    from service.registry.administration import rules_on  # noqa: PLC0415
-    from service.registry.file import load_tenant_file  # noqa: PLC0415
+    from service.registry.administration import rules_on
+    from service.registry.file import load_tenant_file
 
     if settings.registry is None:
         rules = load_tenant_file(settings.tenants_file)

@@ -51,7 +51,7 @@ def list_dead_letters(
     limit: Annotated[int, typer.Option(min=0, max=100_000, help="How many to show, the newest.")] = 50,
 ) -> None:
     """Show what is on the dead-letter topic: when, which class and fault, about what, why, and where it was before."""
-    from service.remote.dead_letters import DeadLettersError, list_letters  # noqa: PLC0415
+    from service.remote.dead_letters import DeadLettersError, list_letters
 
     selection = _selection(failure, account, since, letter)
     try:
@@ -81,7 +81,7 @@ def replay_dead_letters(
     They stay on the dead-letter topic, and a repeat replays them again. That does no harm: a command asks for its log group to be looked
     at, 50 a call, and what is right stays as it is. The exit status is 1 where some of them could not be replayed.
     """
-    from service.remote.dead_letters import DeadLettersError, replay  # noqa: PLC0415
+    from service.remote.dead_letters import DeadLettersError, replay
 
     selection = _selection(failure, account, since, letter)
     try:

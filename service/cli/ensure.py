@@ -33,8 +33,8 @@ def ensure(
     ] = None,
 ) -> None:
     """Ensure log groups by hand: over the REST API with --url, otherwise straight onto the work topic."""
-    from service.remote.ensure import EnsureError, ensure_by_kafka, ensure_by_rest, is_right  # noqa: PLC0415
-    from service.remote.rest import RestError  # noqa: PLC0415
+    from service.remote.ensure import EnsureError, ensure_by_kafka, ensure_by_rest, is_right
+    from service.remote.rest import RestError
 
     groups = log_groups_of(log_groups, account, region)
     service = service_at(url, token_file)

@@ -33,8 +33,8 @@ def resume(
 
 
 def _say_to_all(reason: str | None, url: str | None, token_file: Path | None, *, is_forced: bool = False) -> None:
-    from service.remote.pause import PauseError, say_by_kafka, say_by_rest  # noqa: PLC0415
-    from service.remote.rest import RestError  # noqa: PLC0415
+    from service.remote.pause import PauseError, say_by_kafka, say_by_rest
+    from service.remote.rest import RestError
 
     service = service_at(url, token_file)
     try:

@@ -15,7 +15,7 @@ app = typer.Typer(help="The tenant registry, where it is not the tenant file.", 
 @app.command("migrate")
 def migrate_registry() -> None:
     """Bring a PostgreSQL registry to this release's schema. A repeat changes nothing."""
-    from service.registry.administration import RegistryCommandError, migrate  # noqa: PLC0415
+    from service.registry.administration import RegistryCommandError, migrate
 
     try:
         applied = asyncio.run(migrate(load_settings()))
@@ -32,8 +32,8 @@ def load_registry(
     ] = False,
 ) -> None:
     """Make a DynamoDB or PostgreSQL registry hold what a tenant file holds, and nothing else."""
-    from service.registry.administration import RegistryCommandError, load  # noqa: PLC0415
-    from service.registry.file import TenantFileError  # noqa: PLC0415
+    from service.registry.administration import RegistryCommandError, load
+    from service.registry.file import TenantFileError
 
     try:
         count = asyncio.run(load(load_settings(), tenants, is_forced=force))

@@ -13,10 +13,10 @@ from service.settings import load_settings
 
 def run() -> None:
     """Run the service, as the LOGWARDEN_... environment says, until SIGTERM."""
-    from service.app import run as run_service  # noqa: PLC0415
-    from service.formats import EventFormatsError  # noqa: PLC0415
-    from service.http.server import ListenError  # noqa: PLC0415
-    from service.registry.file import TenantFileError  # noqa: PLC0415
+    from service.app import run as run_service
+    from service.formats import EventFormatsError
+    from service.http.server import ListenError
+    from service.registry.file import TenantFileError
 
     try:
         run_service(load_settings())
@@ -40,8 +40,8 @@ def demo(
 ) -> None:
     """Run the real service against a local Kafka and a local AWS, and prove what it did."""
     try:
-        from service.sandbox.demo.run import demo as run_demo  # noqa: PLC0415  the sandbox is an extra
-        from service.sandbox.errors import SandboxError  # noqa: PLC0415
+        from service.sandbox.demo.run import demo as run_demo  # the sandbox is an extra
+        from service.sandbox.errors import SandboxError
     except ModuleNotFoundError as e:
         raise UsageError(f"The demo needs the sandbox ({e.name} is missing): pip install 'logwarden[sandbox]'") from e
     try:

@@ -62,9 +62,9 @@ def rekey(
 def _sweep(
     accounts: list[str] | None, regions: list[str] | None, tenant: str | None, *, service: Service | None, wait_s: int
 ) -> None:
-    from service.registry.file import TenantFileError  # noqa: PLC0415
-    from service.remote.rest import RestError  # noqa: PLC0415
-    from service.remote.sweep import SweepError, Wanted, is_right, sweep_by_kafka, sweep_by_rest  # noqa: PLC0415
+    from service.registry.file import TenantFileError
+    from service.remote.rest import RestError
+    from service.remote.sweep import SweepError, Wanted, is_right, sweep_by_kafka, sweep_by_rest
 
     try:
         wanted = Wanted(

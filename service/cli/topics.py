@@ -18,11 +18,11 @@ app = typer.Typer(help="The Kafka topics that the service uses.", no_args_is_hel
 @app.command("create")
 def create() -> None:
     """Create the topics that do not exist yet; those that do are left as they are."""
-    from aiokafka.errors import KafkaError  # noqa: PLC0415
+    from aiokafka.errors import KafkaError
 
-    from service.brokers import kafka_arguments  # noqa: PLC0415
-    from service.stream.connection import NotReadyError  # noqa: PLC0415
-    from service.stream.topics import TopicError, create_topics, topic_specs  # noqa: PLC0415
+    from service.brokers import kafka_arguments
+    from service.stream.connection import NotReadyError
+    from service.stream.topics import TopicError, create_topics, topic_specs
 
     settings = load_settings()
     try:
@@ -38,7 +38,7 @@ def create() -> None:
 
 def _warn_of_weak_topics(settings: Settings) -> None:
     """Those that were there before are left as they are, and so are brokers that do as they like."""
-    from service.stream.durability import Weaknesses  # noqa: PLC0415
+    from service.stream.durability import Weaknesses
 
     try:
         found = Weaknesses.of(_compared(settings))
@@ -59,9 +59,9 @@ def list_topics(
     Exit status 1 where a topic is missing, or one of the service's own is weak: it has fewer replicas than it should or needs fewer for a
     write, keeps or takes less, or is compacted where it should not be. What only differs may be meant.
     """
-    from service.stream.comparison import Comparison, Verdict  # noqa: PLC0415
-    from service.stream.durability import Weaknesses  # noqa: PLC0415
-    from service.stream.topics import topic_specs  # noqa: PLC0415
+    from service.stream.comparison import Comparison, Verdict
+    from service.stream.durability import Weaknesses
+    from service.stream.topics import topic_specs
 
     settings = load_settings()
     specs = topic_specs(settings)
@@ -81,10 +81,10 @@ def list_topics(
 
 def _compared(settings: Settings) -> "Sequence[Comparison]":
     """Raises UsageError."""
-    from aiokafka.errors import KafkaError  # noqa: PLC0415
+    from aiokafka.errors import KafkaError
 
-    from service.brokers import kafka_arguments  # noqa: PLC0415
-    from service.stream.comparison import compared  # noqa: PLC0415
+    from service.brokers import kafka_arguments
+    from service.stream.comparison import compared
 
     try:
         return asyncio.run(compared(kafka_arguments(settings), settings))

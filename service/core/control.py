@@ -84,13 +84,13 @@ class Control:
 
     # -- what follows from it
 
-    def governs(self, dispatcher: Dispatcher) -> None:
+    def attach(self, dispatcher: Dispatcher) -> None:
         """Let a dispatcher work only while the service is not paused."""
         self._dispatcher = dispatcher
         if self.paused:
             dispatcher.suspend()
 
-    async def known(self) -> None:
+    async def until_known(self) -> None:
         """Return once the last word is known and heeded; waits while the broker is away. From then on changes are logged."""
         await self._caught_up()
         if not self.is_known:

@@ -44,7 +44,7 @@ class Fence:
         """For how long calls have been kept back (seconds); None while they are not."""
         return None if self._shut_at is None else self._clock.now() - self._shut_at
 
-    def governs(self, dispatcher: Dispatcher) -> None:
+    def attach(self, dispatcher: Dispatcher) -> None:
         """Let this dispatcher go on when membership is proven; it asks `may_call` itself."""
         self._dispatcher = dispatcher
 

@@ -27,10 +27,10 @@ async def rules_on(settings: Settings, account: AccountId) -> TenantRules:
 
 async def migrate(settings: Settings) -> list[str]:
     """Bring the PostgreSQL registry to this release's schema; the files that were applied. Raises RegistryCommandError."""
-    import asyncpg  # noqa: PLC0415
+    import asyncpg
 
-    from service.registry.postgresql.migration import migrate as migrate_database  # noqa: PLC0415
-    from service.registry.postgresql.source import described  # noqa: PLC0415
+    from service.registry.postgresql.migration import migrate as migrate_database
+    from service.registry.postgresql.source import described
 
     dsn = _address(settings)
     if not dsn.startswith("postgres"):
@@ -49,19 +49,19 @@ async def load(settings: Settings, path: Path, *, is_forced: bool) -> int:
     tenant_file = load_tenants(path)
     address = _address(settings)
     if address.startswith("postgres"):
-        import asyncpg  # noqa: PLC0415
+        import asyncpg
 
-        from service.registry.postgresql.source import described  # noqa: PLC0415
-        from service.registry.postgresql.store import store as store_in_postgresql  # noqa: PLC0415
+        from service.registry.postgresql.source import described
+        from service.registry.postgresql.store import store as store_in_postgresql
 
         try:
             await store_in_postgresql(tenant_file, dsn=address, password=registry_password(settings))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
             raise RegistryCommandError(f"the database: {described(e)}") from e
     elif address.startswith("dynamodb:"):
-        from service.registry.dynamodb import DynamoDbSource  # noqa: PLC0415
-        from service.registry.dynamodb_store import TableInUseError  # noqa: PLC0415
-        from service.registry.dynamodb_store import store as store_in_dynamodb  # noqa: PLC0415
+        from service.registry.dynamodb import DynamoDbSource
+        from service.registry.dynamodb_store import TableInUseError
+        from service.registry.dynamodb_store import store as store_in_dynamodb
 
         async with open_source(settings) as source:
             assert isinstance(source, DynamoDbSource)  # noqa: S101  for the type: the address says so

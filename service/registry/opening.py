@@ -43,7 +43,7 @@ def open_source(settings: Settings) -> AbstractAsyncContextManager[AccountSource
     timeout_s, poll_interval_s = settings.registry_timeout_s, settings.registry_poll_interval_s
     match scheme:
         case "dynamodb":
-            from service.registry.dynamodb import DynamoDbSource  # noqa: PLC0415
+            from service.registry.dynamodb import DynamoDbSource
 
             region = settings.registry_dynamodb_region or settings.aws_sts_region
             return DynamoDbSource(
@@ -56,13 +56,13 @@ def open_source(settings: Settings) -> AbstractAsyncContextManager[AccountSource
                 use_dualstack=settings.aws_use_dualstack_endpoint,
             )
         case "postgresql" | "postgres":
-            from service.registry.postgresql.source import PostgresqlSource  # noqa: PLC0415
+            from service.registry.postgresql.source import PostgresqlSource
 
             return PostgresqlSource(
                 dsn=address, password=registry_password(settings), timeout_s=timeout_s, poll_interval_s=poll_interval_s
             )
         case "https" | "http":
-            from service.registry.http import HttpSource  # noqa: PLC0415
+            from service.registry.http import HttpSource
 
             return HttpSource(
                 url=address,

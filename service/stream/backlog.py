@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from service.ports import IncomingRecord
 from service.stream.connection import close_quietly
 from service.stream.reach import PATIENCE_S
-from service.stream.unreadable import Batches, read_one
+from service.stream.unreadable import RecordsByPartition, read_one
 
 _POLL_MS: Final = 1000
 
@@ -45,11 +45,11 @@ async def backlog(arguments: Mapping[str, Any], topic: str) -> AsyncGenerator[In
         await close_quietly(f"reader of {topic}", consumer.stop)
 
 
-async def _next(consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> Batches | None:
+async def _next(consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> RecordsByPartition | None:
     """More records of a partition, or none yet where a marker or a compacted record was passed; None at its end."""
     while (before := await consumer.position(tp)) < end:
         try:
-            batches: Batches = await consumer.getmany(tp, timeout_ms=_POLL_MS)
+            batches: RecordsByPartition = await consumer.getmany(tp, timeout_ms=_POLL_MS)
         except UnicodeDecodeError:
             consumer.seek(tp, before)  # some of what could be read is lost with what could not
             batches = await read_one(consumer, tp)

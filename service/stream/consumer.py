@@ -26,7 +26,7 @@ from service.stream.assignment import Assignment
 from service.stream.commits import Commits
 from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.group import SESSION_S, join, leave
-from service.stream.unreadable import Batches, read_one
+from service.stream.unreadable import RecordsByPartition, read_one
 from service.stream.watch import Watch
 
 _POLL_S: Final = 1.0  # an idle member polls once a second, so that max_poll_interval_ms sees it alive
@@ -246,7 +246,7 @@ class Consumer:
         if self._more is not None and not self._more.done() and len(self._with_room()[0]) > len(self._polled):
             self._more.set_result(None)
 
-    async def _hand_over(self, batches: Batches) -> bool:
+    async def _hand_over(self, batches: RecordsByPartition) -> bool:
         """Give records to the handler. False where the partitions are taken away meanwhile, uncommitted: whoever owns them now reads
         these records again.
         """

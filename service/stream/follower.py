@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from service.stream.connection import Deadline, close_quietly, until_connected
-from service.stream.unreadable import Batches, read_one
+from service.stream.unreadable import RecordsByPartition, read_one
 from service.stream.watch import FetchStalledError
 
 _POLL_MS: Final = 1000
@@ -78,7 +78,7 @@ class Follower:
         finally:
             await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
 
-    def _apply(self, batches: Batches, apply: Callable[[bytes | None, bytes | None], None]) -> None:
+    def _apply(self, batches: RecordsByPartition, apply: Callable[[bytes | None, bytes | None], None]) -> None:
         for tp, records in batches.items():
             for record in records:
                 apply(record.key, record.value)

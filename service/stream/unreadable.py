@@ -15,18 +15,18 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 UNREADABLE: Final = "logwarden-unreadable"
 _WAIT_MS: Final = 300  # a fetch, since going back throws away what was read ahead
 
-Batches = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes, bytes]"]]
+RecordsByPartition = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes, bytes]"]]
 
 _log = structlog.get_logger(__name__)
 
 
-async def read_one(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Batches:
+async def read_one(consumer: AIOKafkaConsumer, tp: TopicPartition) -> RecordsByPartition:
     """The next record of a partition as getmany gives it, or one without key and value in its place; nothing if none comes soon.
 
     Raises KafkaError. A cancelled read has lost nothing that was not returned.
     """
     try:
-        batches: Batches = await consumer.getmany(tp, timeout_ms=_WAIT_MS, max_records=1)
+        batches: RecordsByPartition = await consumer.getmany(tp, timeout_ms=_WAIT_MS, max_records=1)
     except UnicodeDecodeError as e:
         offset = await consumer.position(tp)
         consumer.seek(tp, offset + 1)

@@ -171,8 +171,8 @@ class Bench:
 
     @asynccontextmanager
     async def running(self):
-        self.control.governs(self.dispatcher)
-        await self.control.known()
+        self.control.attach(self.dispatcher)
+        await self.control.until_known()
         task = asyncio.create_task(self.dispatcher.run())
         await asyncio.sleep(0)
         try:
@@ -325,7 +325,7 @@ async def test_history_is_not_told_but_how_things_stand_and_each_change_from_the
         for word in (BREAK, OVER, BREAK, BREAK):
             bench.control.apply(KEY, word.to_bytes())
         assert logs == []
-        await bench.control.known()
+        await bench.control.until_known()
         bench.control.apply(KEY, BREAK.to_bytes())
         bench.control.apply(KEY, OVER.to_bytes())
         bench.control.apply(KEY, Resumed(by="carol", at_ms=9).to_bytes())

@@ -36,7 +36,7 @@ class Bench:
             max_hold_s=60.0,
             may_call=self.fence.may_call,
         )
-        self.fence.governs(self.dispatcher)
+        self.fence.attach(self.dispatcher)
 
     async def _work(self, command: EnsureCommand, turn: Turn) -> Held | None:
         async with turn.call(Quota.ASSOCIATE):

@@ -83,7 +83,7 @@ class Replica:
             max_hold_s=60.0,
             may_call=self.fence.may_call,
         )
-        self.fence.governs(self.dispatcher)
+        self.fence.attach(self.dispatcher)
         self.too_new: list[str] = []
 
     async def _work(self, command: EnsureCommand, turn: Turn) -> Held | None:
@@ -296,9 +296,9 @@ async def test_a_replica_without_the_worker_role_has_no_metrics_of_lanes_and_non
 async def test_a_pause_is_shown_and_neither_its_length_nor_an_end_of_lanes_is_counted(tmp_path):
     replica = Replica(dry_run=True)
     replica.works(tmp_path)
-    replica.control.governs(replica.dispatcher)
+    replica.control.attach(replica.dispatcher)
     assert "logwarden_paused" not in replica.metrics(), "not known yet"
-    await replica.control.known()
+    await replica.control.until_known()
     assert "logwarden_paused 0.0" in replica.metrics()
     running = asyncio.create_task(replica.dispatcher.run())
     replica.control.apply(KEY, Paused(by="alice", at_ms=0, reason="a break").to_bytes())
