@@ -255,8 +255,9 @@ async def test_the_member_role_cannot_decrypt_by_itself(aws, monkeypatch):
     async with installed(aws, monkeypatch) as (keys, _):
         clients = keys._clients
         credentials = await keys._credentials.of(AccountId(TENANTS_ACCOUNT))
+        parameters = {"CiphertextBlob": "eA==", "KeyId": key}
         with pytest.raises(CallFailedError, match="kms:Decrypt"):
-            await clients.call("kms", GROUP.region, "decrypt", credentials=credentials, CiphertextBlob=b"x", KeyId=key)
+            await clients.call("kms", GROUP.region, "decrypt", credentials=credentials, **parameters)
 
 
 async def test_nobody_else_may_assume_the_member_role(aws, monkeypatch):

@@ -105,7 +105,8 @@ async def test_credentials_that_come_back_are_used_without_a_restart(arguments, 
         with capture_logs() as logs:
             tokens.are_missing = True
             writing = asyncio.create_task(write_for(3 * SESSION_S, publisher, "records"))
-            await until(lambda: bool(publisher.failing), 40)
+            await until(lambda: "publish_failing" in [line["event"] for line in logs], 40)
+            assert publisher.failing
             tokens.are_missing = False
             values = await writing
         await until(lambda: set(seen.values) == set(values), 40)
