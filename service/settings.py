@@ -582,6 +582,11 @@ class Settings(BaseSettings):
         regions = {match[1] if (match := _MSK_BROKER.search(broker)) else None for broker in brokers}
         return regions.pop() if len(regions) == 1 else None
 
+    @property
+    def is_msk_serverless(self) -> bool:
+        """Whether the brokers' names are those of MSK Serverless, which lets few settings of a topic be chosen."""
+        return ".kafka-serverless." in self.kafka_bootstrap_servers
+
     def aws_endpoint_url_of(self, service: str, region: str) -> str | None:
         """Where a service of AWS is called in a Region; None for AWS's own endpoint."""
         urls = self.aws_endpoint_urls

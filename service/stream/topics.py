@@ -23,6 +23,8 @@ MAX_BYTES_CONFIG: Final = "max.message.bytes"
 SAFE_REPLICAS: Final = 3  # one may be lost or restarted, and writes still reach two
 MIN_INSYNC: Final = 2
 MIN_INSYNC_CONFIG: Final = "min.insync.replicas"
+# Of ours; all others are AWS's there: https://docs.aws.amazon.com/msk/latest/developerguide/serverless-config.html
+_OF_SERVERLESS: Final = frozenset({CLEANUP_CONFIG, RETENTION_CONFIG, MAX_BYTES_CONFIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,14 @@ class TopicSpec:
 def topic_specs(settings: Settings) -> Sequence[TopicSpec]:
     """Every topic that the service reads or writes.
 
-    With three replicas or more a write needs two of them; where the broker decides how many there are, it decides that too.
+    With three replicas or more a write needs two of them; where the broker decides how many there are, it decides that too. What MSK
+    Serverless does not let anybody choose is left to it.
     """
     of_all = {MIN_INSYNC_CONFIG: str(MIN_INSYNC)} if settings.topic_replication >= SAFE_REPLICAS else {}
-    return [replace(spec, config={**spec.config, **of_all}) for spec in _specs(settings)]
+    specs = [replace(spec, config={**spec.config, **of_all}) for spec in _specs(settings)]
+    if settings.is_msk_serverless:
+        return [replace(s, config={k: v for k, v in s.config.items() if k in _OF_SERVERLESS}) for s in specs]
+    return specs
 
 
 def _specs(settings: Settings) -> Sequence[TopicSpec]:

@@ -28,6 +28,15 @@ def test_a_write_needs_two_of_three_replicas_on_every_topic_and_keeps_its_other_
     assert all("cleanup.policy" in spec.config for spec in specs)
 
 
+def test_msk_serverless_is_asked_for_nothing_that_is_not_to_be_chosen_there():
+    serverless = Settings(kafka_bootstrap_servers="boot-abc.c2.kafka-serverless.eu-west-1.amazonaws.com:9098")
+    chosen = {spec.name: spec.config for spec in topic_specs(serverless)}
+    assert set().union(*chosen.values()) == {"cleanup.policy", "retention.ms", "max.message.bytes"}
+    for spec in topic_specs(Settings()):
+        assert chosen[spec.name].items() <= spec.config.items()
+        assert spec.config.keys() - chosen[spec.name].keys() <= {"min.insync.replicas", "segment.ms"}
+
+
 async def test_what_a_broker_does_not_show_is_left_out():
     async def describe_configs(_: object) -> list[SimpleNamespace]:
         shown = [
