@@ -265,6 +265,33 @@ class TestCertificates:
         assert ca["subject"] == ((("commonName", "brokers.example"),),)
 
 
+class TestTheJobThatCreatesTopics:
+    def test_it_renders_with_the_base_as_a_restricted_pod_with_the_same_image_and_settings(self, tmp_path):
+        text = (BASE.parent / "README.md").read_text()
+        [job] = re.findall(r"^```yaml\n(apiVersion: batch/v1\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        shutil.copytree(BASE, tmp_path / "base")
+        folder = tmp_path / "overlay"
+        folder.mkdir()
+        (folder / "topics.yaml").write_text(job)
+        (folder / "kustomization.yaml").write_text(
+            "resources: [../base, topics.yaml]\nconfigMapGenerator:\n"
+            "  - {name: logwarden-settings, behavior: merge, literals: [LOGWARDEN_DRY_RUN=false]}\n"
+            "images: [{name: logwarden, newTag: 9.9.9}]\n"
+        )
+        manifests = render(folder)
+        made = one(manifests, "Job")
+        kubernetes_validate.validate(made, OLDEST_KUBERNETES, strict=True)
+        pod = made["spec"]["template"]["spec"]
+        [ours] = pod["containers"]
+        deployed = container(manifests)
+        for same in ("image", "envFrom", "securityContext"):
+            assert ours[same] == deployed[same], same
+        assert pod["securityContext"] == pod_spec(manifests)["securityContext"]
+        assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
+        secrets = one(manifests, "ConfigMap", "logwarden-settings")["data"][SECRETS_DIR]
+        assert [mount["mountPath"] for mount in ours["volumeMounts"]] == [secrets]
+
+
 class TestTheOverlayOfTheReadme:
     @pytest.fixture
     def overlay(self, tmp_path: Path) -> list[Manifest]:

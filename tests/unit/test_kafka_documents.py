@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from service.settings import Settings
+from service.stream.topics import topic_specs
 from tests.support.kafka_rights import Right, rights_by_role
 from tests.support.manifests import REPOSITORY
 
@@ -45,3 +47,13 @@ def test_no_topic_and_no_group_has_more():
         listed.setdefault(place, set()).update(ACTIONS[right.resource, right.operation])
     for (resource, name), actions in listed.items():
         assert allowed(resource, name) - OPTIONAL == actions
+
+
+def test_the_table_has_every_topic_and_group_of_the_default_settings_and_no_other():
+    named = {(right.resource, right.name) for rights in rights_by_role().values() for right in rights}
+    topics = {spec.name for spec in topic_specs(Settings())}
+    patterns = {name for resource, name in named if resource == "topic"}
+    assert [topic for topic in topics if not any(fnmatch.fnmatchcase(topic, name) for name in patterns)] == []
+    assert [name for name in patterns if not any(fnmatch.fnmatchcase(topic, name) for topic in topics)] == []
+    groups = {name for resource, name in named if resource == "group"}
+    assert groups == {f"{Settings().kafka_group_prefix}-{each}" for each in ("ingest", "worker", "retry")}
