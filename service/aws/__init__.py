@@ -1,1 +1,1 @@
-"""CloudWatch Logs over aiobotocore: one client per Region, credentials per account, one table of errors."""
+"""CloudWatch Logs, KMS and STS over aiobotocore's models: one service per Region, credentials per account, one table of errors."""

@@ -33,7 +33,7 @@ _STS_ATTEMPTS: Final = 3
 _STS_WAIT_S: Final = 0.2  # first upper bound of the random wait between attempts; doubles
 _STS_MAX_WAIT_S: Final = 2.0
 
-_log = structlog.get_logger("service.aws")
+_log = structlog.get_logger(__name__)
 
 _PASSING: Final = frozenset({FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.UNREACHABLE})
 _OURS: Final = frozenset({FailureClass.CREDENTIALS_MISSING, FailureClass.CREDENTIALS_REJECTED})
@@ -156,7 +156,7 @@ class _AssumedRole:
             return await self._renew()
         except CallFailedError as e:
             _log.warning(
-                "session-not-renewed",
+                "session_not_renewed",
                 account=self._account,
                 failure=e.failure.label,
                 detail=e.detail,

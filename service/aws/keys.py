@@ -44,7 +44,7 @@ _MIN_AGE_S: Final = 5.0
 # Findings kept, of some 2 kB (a policy; 32 kB at most); past it the least recently used is dropped.
 _MAX_KEYS: Final = 4096
 
-_log = structlog.get_logger("service.aws")
+_log = structlog.get_logger(__name__)
 
 _At = tuple[KeyRef, AccountId]
 
@@ -143,7 +143,7 @@ class AwsKeys:
         if isinstance(finding, UsableKey):
             kept_s = self._fresh_s
         if isinstance(finding, UnknownKey):
-            _log.warning("key-not-seen", key=ref, account=account, detail=finding.detail, again_in_s=kept_s)
+            _log.warning("key_not_seen", key=ref, account=account, detail=finding.detail, again_in_s=kept_s)
         now_s = self._clock.now()
         self._known[at] = _Known(finding, now_s, now_s + kept_s)
         self._known.move_to_end(at)

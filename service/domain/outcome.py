@@ -42,7 +42,7 @@ class Recourse(StrEnum):
 
 
 class FailureClass(Enum):
-    """Every way to fail: label, fault, whether tried again in place (seconds), recourse after that, its shortest delay, hint.
+    """Every way to fail: label, fault, whether tried again in place, recourse after that, its shortest delay (seconds), hint.
 
     `shortest_delay_s` is how soon, in seconds, a retry topic may bring the command back: nobody mends a policy or a tenant file within
     half a minute, and a retry before that is a strike for nothing. 0 is whatever the first topic waits.

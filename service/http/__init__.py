@@ -1,1 +1,1 @@
-"""The side-port: probes, metrics and the manual trigger."""
+"""The HTTP server: probes, metrics, and the API of requests, events, sweeps, lanes, status and pause. It drives the core."""

@@ -210,8 +210,8 @@ async def test_an_outage_of_sts_is_bridged_by_the_session_until_its_last_minute(
             clock.seconds += seconds
             assert (await frozen(credentials)).token == f"token-{ACCOUNT}-1"
     assert [(log["event"], log["failure"], log["left_s"]) for log in logs] == [
-        ("session-not-renewed", "service-unavailable", 850),
-        ("session-not-renewed", "service-unavailable", 69),
+        ("session_not_renewed", "service-unavailable", 850),
+        ("session_not_renewed", "service-unavailable", 69),
     ]
     assert len(aws.requests) == 7
     clock.seconds += 10
