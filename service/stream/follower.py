@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -10,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from service.stream.connection import Deadline, close_quietly, until_connected
+from service.stream.group import leave
 from service.stream.unreadable import RecordsByPartition, read_one
 from service.stream.watch import FetchStalledError
 
@@ -76,7 +78,9 @@ class Follower:
                 await self._look_for_stall(consumer)
                 await asyncio.sleep(0)  # getmany does not yield while it has records
         finally:
-            await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
+            await close_quietly(
+                f"follower of {self._topic}", partial(leave, consumer), timeout_s=self._deadline.share_s()
+            )
 
     def _apply(self, batches: RecordsByPartition, apply: Callable[[bytes | None, bytes | None], None]) -> None:
         for tp, records in batches.items():
@@ -161,7 +165,9 @@ class Follower:
         try:
             await consumer.start()
         except BaseException:  # a cancellation too: it has opened connections
-            await close_quietly(f"follower of {self._topic}", consumer.stop, timeout_s=self._deadline.share_s())
+            await close_quietly(
+                f"follower of {self._topic}", partial(leave, consumer), timeout_s=self._deadline.share_s()
+            )
             raise
         return consumer
 

@@ -99,11 +99,13 @@ def _sticky() -> type[AbstractPartitionAssignor]:
 
 
 async def leave(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group and close every connection. Hangs, or raises anything, when the broker is away: see `close_quietly`."""
+    """Leave the group, if it is in one, and close every connection. Hangs, or raises anything, when the broker is away: see `close_quietly`."""
+    client = consumer._client  # noqa: SLF001  which a stop() that fails leaves open
     try:
         await consumer.stop()
     finally:
-        await consumer._client.close()  # noqa: SLF001  which a stop() that fails leaves open
+        async with client._get_conn_lock:  # noqa: SLF001  a connection that is being opened would be left open too
+            await client.close()
 
 
 def _end_given_up_fetches(consumer: AIOKafkaConsumer) -> None:
