@@ -137,7 +137,8 @@ class Control:
     async def pause(self, *, by: str, reason: str) -> Paused:
         """Pause the service, all replicas; returns once Kafka has acknowledged it.
 
-        A pause in force keeps its age. Its author may change the reason; others are refused, since one resume would end both. Raises InvalidReasonError, PausedByAnotherError, and NotAcknowledgedError after `ack_timeout_s`.
+        A pause in force keeps its age. Its author may change the reason; others are refused, since one resume would end both.
+        Raises InvalidReasonError, PausedByAnotherError, and NotAcknowledgedError after `ack_timeout_s`.
         A pause that is cancelled may be in force all the same.
         """
         pause = Paused.of(by=by, at_ms=self._clock.epoch_ms(), reason=reason)

@@ -46,7 +46,8 @@ async def lanes_to_sweep(
 ) -> Mapping[Lane, KeyRef | None]:
     """The lanes that these accounts, Regions and tenant mean, each of which may be left out; the tenant's key in each, where it is known.
 
-    Regions are looked in where they are named, with a key there or without: groups that no key may be put on are to be told of. Raises NoLanesError, and CallFailedError when the registry cannot be asked.
+    Regions are looked in where they are named, with a key there or without: groups that no key may be put on are to be told of.
+    Raises NoLanesError, and CallFailedError when the registry cannot be asked.
     """
     known = None if directory is None else await _known_lanes(directory, tenant)
     if known is None:

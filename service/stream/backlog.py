@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from service.ports import IncomingRecord
 from service.stream.connection import close_quietly
 from service.stream.reach import PATIENCE_S
+from service.stream.records import incoming
 from service.stream.unreadable import RecordsByPartition, read_one
 
 _POLL_MS: Final = 1000
@@ -32,15 +33,7 @@ async def backlog(arguments: Mapping[str, Any], topic: str) -> AsyncGenerator[In
                     break
                 for record in batches.get(tp, ()):
                     if record.offset < end:
-                        yield IncomingRecord(
-                            topic=record.topic,
-                            partition=record.partition,
-                            offset=record.offset,
-                            timestamp_ms=record.timestamp,
-                            key=record.key,
-                            value=record.value,
-                            headers=record.headers,
-                        )
+                        yield incoming(record)
     finally:
         await close_quietly(f"reader of {topic}", consumer.stop)
 

@@ -16,16 +16,17 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from service.domain.offsets import OffsetLedger
 from service.domain.status import ConsumerStatus, PartitionStatus
-from service.ports import Clock, IncomingRecord, Membership, RecordFilter, RecordHandler
+from service.ports import Clock, Membership, RecordFilter, RecordHandler
 from service.stream.assignment import Assignment
 from service.stream.commits import Commits
 from service.stream.connection import Deadline, close_quietly, until_connected
 from service.stream.group import SESSION_S, join, leave
+from service.stream.records import incoming
 from service.stream.unreadable import RecordsByPartition, read_one
 from service.stream.watch import Watch
 
@@ -265,7 +266,7 @@ class Consumer:
                     continue
                 handed, size = handed + 1, size + len(value or b"")
                 if (delivery := ledger.see(record.offset)).is_new:
-                    self._handler.handle(_incoming(record), delivery)
+                    self._handler.handle(incoming(record), delivery)
             if ledger.next is None or ledger.next <= records[-1].offset:
                 ledger.pass_over(records[0].offset, records[-1].offset)
         if handed:
@@ -375,15 +376,3 @@ class Consumer:
 
 def _never(_: bytes) -> bool:
     return False
-
-
-def _incoming(record: "ConsumerRecord[bytes, bytes]") -> IncomingRecord:
-    return IncomingRecord(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        timestamp_ms=record.timestamp,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-    )

@@ -126,8 +126,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
             self._member.fail(e)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        _end_given_up_fetches(self._consumer)
         try:
+            _end_given_up_fetches(self._consumer)
             self._member.assigned(self._consumer, assigned, self._consumer._coordinator.generation)  # noqa: SLF001
         except Exception as e:  # noqa: BLE001  reported, not swallowed
             self._member.fail(e)
