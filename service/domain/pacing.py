@@ -1,15 +1,18 @@
 """The pace of one quota of a lane: its calls a second, exactly, and less for a while after AWS has said no.
 
 AWS allows 5 AssociateKmsKey calls a second for an account and Region. Calls are spaced evenly (one per 1/rate s) rather than let
-through in bursts: a bucket of 5 lets 9 calls into one second when it starts full.
+through in bursts: a bucket of 5 lets 9 calls into one second when it starts full. A pacer that is behind its schedule, since its timers
+are late or its lane has just changed hands, makes up for it by a little more than the rate: one call a second more.
 """
 
 from enum import Enum
 from typing import Final
 
-# How far a call may be brought forward to make up for a late timer, in intervals. Without it every late wake-up is lost for good
-# (1 ms in 200 is half a percent of the quota); with half an interval no second holds more than one call above the rate.
-_CATCH_UP: Final = 0.5
+# How far behind its schedule a pacer may be and still make up for it, in seconds. AWS counts with a bucket: what was not called for a while
+# can be called later, as long as the bucket is not full, which it is after a second. One token of it is for the call that is due, and
+# one for calls that take longer than others to get there.
+_BEHIND_S: Final = 0.6
+_CATCH_UP_PER_S: Final = 1.0  # calls a second above the rate until it is made up: no second ever holds more than one above the rate
 _CUT: Final = 0.5  # a throttle halves the rate
 _CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new
 _RECOVERY_PER_S: Final = 0.1  # of the ceiling: from half back to full in five seconds, and never below a tenth of it
@@ -24,16 +27,17 @@ class Quota(Enum):
 
 
 class Pacer:
-    """A token bucket of one token (GCRA), with multiplicative decrease and additive recovery. Times are monotonic seconds."""
+    """A token bucket (GCRA), with multiplicative decrease and additive recovery. Times are monotonic seconds."""
 
-    __slots__ = ("_due", "_rate", "_rate_at", "ceiling_per_s", "throttled_at")
+    __slots__ = ("_not_before", "_rate", "_rate_at", "_scheduled", "ceiling_per_s", "throttled_at")
 
     def __init__(self, *, ceiling_per_s: float, owned_since: float) -> None:
         self.ceiling_per_s = ceiling_per_s
         self.throttled_at: float | None = None
         self._rate = ceiling_per_s
         self._rate_at = owned_since
-        self._due = 0.0
+        self._scheduled = 0.0  # when the next call is due at an even pace
+        self._not_before = 0.0  # and when it may start at the earliest, at the pace that makes up for a delay
         self.taken_over(owned_since)
 
     def rate(self, now: float) -> float:
@@ -43,16 +47,17 @@ class Pacer:
     @property
     def due(self) -> float:
         """When the next call may start."""
-        return self._due
+        return max(self._scheduled, self._not_before)
 
     def take(self, now: float) -> None:
         """Spend a token for a call that starts now, at or after `due`."""
-        interval = 1 / self.rate(now)
-        self._due = max(self._due, now - _CATCH_UP * interval) + interval
+        rate = self.rate(now)
+        self._scheduled = max(self._scheduled, now - _BEHIND_S) + 1 / rate
+        self._not_before = now + 1 / (rate + _CATCH_UP_PER_S)
 
     def taken_over(self, owned_since: float) -> None:
         """Begin without a token at that moment: a former owner may have called right before."""
-        self._due = max(self._due, owned_since + 1 / self.rate(owned_since))
+        self._scheduled = max(self._scheduled, owned_since + 1 / self.rate(owned_since))
 
     def throttled(self, now: float) -> None:
         """AWS refused a call for its rate: halve ours, at most once a second."""
@@ -61,9 +66,9 @@ class Pacer:
         self.throttled_at = now
         self._rate = self.rate(now) * _CUT
         self._rate_at = now
-        self._due = max(self._due, now + 1 / self._rate)
+        self._scheduled = max(self._scheduled, now + 1 / self._rate)
 
     def settles_at(self, now: float) -> float:
         """When this pacer will be as a new one would: nothing is lost by forgetting it then."""
         missing = self.ceiling_per_s - self.rate(now)
-        return max(self._due, now + missing / (_RECOVERY_PER_S * self.ceiling_per_s))
+        return max(self.due, now + missing / (_RECOVERY_PER_S * self.ceiling_per_s))

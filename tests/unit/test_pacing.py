@@ -24,6 +24,16 @@ def call_whenever_due(
     return calls
 
 
+def call_from(pacer: Pacer, now: float, *, seconds: float) -> list[float]:
+    """Take the first token at a given time, though it may have been due earlier, and every other one as it falls due."""
+    end, calls = now + seconds, []
+    while now <= end + 1e-9:
+        pacer.take(now)
+        calls.append(now)
+        now = pacer.due
+    return calls
+
+
 # -- the quota
 
 
@@ -64,11 +74,35 @@ def test_no_second_holds_more_than_one_call_above_the_rate_however_late_the_time
 
 def test_tokens_do_not_pile_up_while_nothing_is_called():
     pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
-    now = START + 3600
-    pacer.take(now)
-    assert pacer.due == pytest.approx(now + 0.1)  # half an interval is made up for
-    pacer.take(pacer.due)
-    assert pacer.due == pytest.approx(now + 0.3)
+    calls = call_from(pacer, START + 3600, seconds=60)
+    assert [round(call - START - 3600, 3) for call in calls[:3]] == [0, 0.167, 0.333]  # six a second,
+    assert len(calls) == 1 + (60 + 0.6) * 5  # until three fifths of a second are made up for
+
+
+@pytest.mark.parametrize("gap_s", [0.1, 0.3, 0.6])
+def test_a_short_delay_costs_nothing_in_the_end(gap_s: float):
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
+    calls = call_from(pacer, START + 0.2 + gap_s, seconds=10 - gap_s - 0.2)
+    assert len(calls) == 50
+    assert busiest_second(calls) <= 6
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.5, 5.0, 10.0, 50.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bucket_of_one_second_never_runs_dry_wherever_calls_were_late_or_took_longer_to_arrive(rate: float, seed: int):
+    """It is AWS's: a former owner has left it empty, five calls come in each second, or as many as the pacer is made for."""
+    random_ = random.Random(seed)
+    pacer = Pacer(ceiling_per_s=rate, owned_since=START)
+    arrivals = []
+    for _ in range(1000):
+        late_s = random_.uniform(0, 3) if random_.random() < 0.02 else random_.expovariate(20 * rate)
+        now = pacer.due + late_s
+        pacer.take(now)
+        arrivals.append(now + random_.uniform(0.0, 0.2))
+    tokens, filled_at, per_s = 0.0, START, max(5.0, rate)
+    for now in sorted(arrivals):
+        tokens, filled_at = min(per_s, tokens + (now - filled_at) * per_s) - 1, now
+        assert tokens >= -1e-6
 
 
 def test_each_quota_is_one_that_aws_counts_by_itself():
