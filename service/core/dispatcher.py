@@ -87,6 +87,10 @@ class Turn:
         """Wait for something that another command of the lane sees to."""
         return await self._dispatcher.parked(self._work, answer)
 
+    async def record(self, written: Awaitable[_T]) -> _T:
+        """Wait until what has come of the command is durable: others take the place, which is for calls, and a drain waits."""
+        return await self._dispatcher.recorded(self._work, written)
+
     async def prepare(self, needed: Awaitable[_T]) -> _T:
         """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, others take the place.
 
@@ -291,6 +295,11 @@ class Dispatcher:
             return await answer
         finally:
             self.schedule.unpark(work)
+
+    async def recorded(self, work: Work, written: Awaitable[_T]) -> _T:
+        if self.is_probing(work):  # the next one is to find its lane released
+            return await written
+        return await self.parked(work, written)
 
     @types.coroutine
     def prepared(self, work: Work, needed: Awaitable[_T]) -> Generator[Any, Any, _T]:

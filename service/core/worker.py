@@ -67,6 +67,10 @@ class Worker:
         Idempotent: a repeated or cancelled run may associate again, with the key that is the tenant's by then.
         """
         outcome = await self._ensure(command, turn)
+        return await turn.record(self._recorded(command, outcome))
+
+    async def _recorded(self, command: EnsureCommand, outcome: Outcome) -> Held | None:
+        """Write what follows from an outcome."""
         if outcome.failure is None:
             await self.report(command, outcome)
             return None

@@ -322,6 +322,66 @@ async def test_writing_the_outcomes_of_commands_that_need_no_call_costs_none_of_
     assert len(calls) >= 0.97 * RATE * 100
 
 
+async def calls_and_records(turn: Turn, calls: list[float], *, after_s: float) -> None:
+    async with turn.call(Quota.ASSOCIATE):
+        calls.append(now())
+    await turn.record(asyncio.sleep(after_s))  # until the broker has the outcome
+
+
+@virtual_time
+async def test_a_broker_that_is_slow_to_acknowledge_outcomes_costs_none_of_the_quota():
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        await calls_and_records(turn, calls, after_s=5)
+
+    async with Bench(work, max_under_way=3, max_lane=2).running() as bench:
+        for number in range(600):
+            bench.submit(str(number))
+        await asyncio.sleep(100)
+    assert len(calls) >= 0.97 * RATE * 100
+
+
+@virtual_time
+async def test_where_outcomes_cannot_be_written_calls_end_soon_and_a_drain_waits_for_what_has_been_called():
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        await calls_and_records(turn, calls, after_s=3600)
+
+    async with Bench(work).running() as bench:
+        for number in range(600):
+            bench.submit(str(number))
+        await asyncio.sleep(600)
+        assert 200 < len(calls) <= 256, "as many as may have started in a lane"
+        assert not bench.deliveries.finished
+        began = now()
+        assert await bench.dispatcher.drain(20) == len(calls)
+        assert now() == began + 20
+        assert not bench.deliveries.finished
+
+
+@virtual_time
+async def test_while_a_command_that_ends_a_hold_is_recorded_no_other_one_tries():
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        if not calls and not turn.is_probing:
+            return Held(FailureClass.UNREACHABLE, "away")
+        await calls_and_records(turn, calls, after_s=3)
+        return None
+
+    async with Bench(work).running() as bench:
+        for number in range(20):
+            bench.submit(str(number))
+        await asyncio.sleep(7.9)
+        assert len(calls) == 1
+        assert bench.released == []
+        await asyncio.sleep(2)
+        assert bench.released == [LANE]
+        assert len(calls) >= 9
+
+
 def test_an_idle_dispatcher_sets_no_timer():
     async def idle() -> None:
         async with Bench().running():

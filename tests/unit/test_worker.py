@@ -86,6 +86,9 @@ class RecordingTurn(Turn):
     async def pause(self, delay_s: float) -> None:
         self.waits.append(delay_s)
 
+    async def record(self, written: Awaitable[_T]) -> _T:
+        return await written
+
     async def prepare(self, needed: Awaitable[_T]) -> _T:
         return await needed
 
