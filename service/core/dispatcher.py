@@ -92,7 +92,7 @@ class Turn:
         return await self._dispatcher.recorded(self._work, written)
 
     async def prepare(self, needed: Awaitable[_T]) -> _T:
-        """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, others take the place.
+        """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, other lanes take the place.
 
         Raises GivenUpError, or is cancelled, when the dispatcher drains meanwhile: nothing has been called that might come to an end.
         """
@@ -311,7 +311,7 @@ class Dispatcher:
             return cast("_T", end.value)
         if self._draining.is_set():
             raise GivenUpError
-        self.schedule.park(work, self._clock.now())
+        self.schedule.park(work, self._clock.now(), is_preparing=True)
         self._preparing.add(work)
         self._pump_soon()
         try:

@@ -149,7 +149,7 @@ class Lane:
         }
         self._owned_since = owned_since
         self._under_way = 0
-        self._preparing: set[Work] = set()  # under way, and not waited for anything yet
+        self._preparing: set[Work] = set()  # started, and not waited for a token or an answer yet
         self._waiting: dict[str, Work] = {}
         self._all_tokens = tuple(self._tokens.values())
         self._ahead = tuple((_AHEAD[quota], tokens) for quota, tokens in self._tokens.items())
@@ -235,9 +235,13 @@ class Lane:
         self._under_way += len(works)
         return works
 
-    def park(self, work: Work) -> None:
-        """Let a command that is under way wait for something that is no token."""
-        self._preparing.discard(work)
+    def park(self, work: Work, *, is_preparing: bool = False) -> None:
+        """Let a command that is under way wait for something that is no token.
+
+        One that `is_preparing` needs it before its call, as those behind it would: only as many start as are wanted ahead of the tokens.
+        """
+        if not is_preparing:
+            self._preparing.discard(work)
         self._under_way -= 1
 
     def unpark(self) -> None:

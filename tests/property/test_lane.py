@@ -24,7 +24,8 @@ MAX_RUNNING = {Priority.URGENT: 6, Priority.RETRY: 5, Priority.SWEEP: 5}  # fewe
 
 
 class Doing(Enum):
-    PREPARING = "has not waited for anything yet"
+    PREPARING = "has not waited for a token or an answer yet"
+    NEEDING = "the same, and waits for what its call needs"
     GOING_ON = "has waited"
     PARKED = "waits for what is no token"
     WAITING = "waits for a token"
@@ -109,7 +110,7 @@ class Model:
         return self.startable()
 
     def startable(self) -> str | None:
-        preparing = len(self.doing(Doing.PREPARING))
+        preparing = len(self.doing(Doing.PREPARING, Doing.NEEDING))
         if preparing >= AHEAD[Quota.ASSOCIATE]:
             return None
         firsts = [
@@ -245,11 +246,19 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.lane.park(self.works[name])
         self.model.running[name].doing = Doing.PARKED
 
-    @precondition(lambda self: self._has(Doing.PARKED))
+    @precondition(lambda self: self._has(Doing.PREPARING))
+    @rule(data=st.data())
+    def need(self, data: st.DataObject) -> None:
+        name = self._pick(data, Doing.PREPARING)
+        self.lane.park(self.works[name], is_preparing=True)
+        self.model.running[name].doing = Doing.NEEDING
+
+    @precondition(lambda self: self._has(Doing.PARKED, Doing.NEEDING))
     @rule(data=st.data())
     def unpark(self, data: st.DataObject) -> None:
         self.lane.unpark()
-        self.model.running[self._pick(data, Doing.PARKED)].doing = Doing.GOING_ON
+        asked = self.model.running[self._pick(data, Doing.PARKED, Doing.NEEDING)]
+        asked.doing = Doing.PREPARING if asked.doing is Doing.NEEDING else Doing.GOING_ON
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), priority=st.sampled_from(Priority))
@@ -339,7 +348,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         assert lane.under_way == model.under_way
         assert lane.is_idle == (not model.waiting and not model.running)
         assert {quota: len(tokens) for quota, tokens in lane._tokens.items()} == {q: len(model.waits(q)) for q in Quota}
-        assert len(lane._preparing) == len(model.doing(Doing.PREPARING))
+        assert len(lane._preparing) == len(model.doing(Doing.PREPARING, Doing.NEEDING))
 
     @invariant()
     def every_delivery_is_in_one_place(self) -> None:
@@ -355,7 +364,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         try:
-            for name in self.model.doing(Doing.PARKED):
+            for name in self.model.doing(Doing.PARKED, Doing.NEEDING):
                 self.lane.unpark()
                 self.model.running[name].doing = Doing.GOING_ON
             while True:

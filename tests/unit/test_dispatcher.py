@@ -174,6 +174,27 @@ async def test_commands_that_wait_for_sessions_keep_no_lane_waiting_whose_sessio
 
 
 @virtual_time
+async def test_of_a_lane_whose_session_is_waited_for_no_more_start_than_will_have_a_token_soon():
+    session: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        await turn.prepare(asyncio.shield(session))
+        async with turn.call(Quota.ASSOCIATE):
+            calls.append(now())
+
+    async with Bench(work).running() as bench:
+        for number in range(1000):
+            bench.submit(str(number))
+        await asyncio.sleep(1)
+        [lane] = bench.dispatcher.schedule
+        assert (lane.running, lane.under_way) == (5, 0)
+        session.set_result(0)
+        await asyncio.sleep(10)
+    assert len(calls) >= 0.97 * RATE * 10
+
+
+@virtual_time
 async def test_a_drain_does_not_wait_for_what_a_call_would_need():
     async def work(command: EnsureCommand, turn: Turn) -> None:
         await asyncio.sleep(0.1)
