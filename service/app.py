@@ -5,7 +5,6 @@ Stop: not ready, consumers drain and commit and leave their groups, then everyth
 """
 
 import asyncio
-import gc
 import math
 import signal
 import socket
@@ -54,6 +53,7 @@ from service.formats import load_event_formats
 from service.http.app import Sweeping, Trigger, create_app
 from service.http.server import Address, serve
 from service.http.tokens import TokenFile
+from service.memory import keep_freed_memory, leave_what_stays_to_itself
 from service.ports import Membership, RecordFilter, RecordHandler
 from service.registry.opening import open_registry
 from service.registry.source import Registry
@@ -83,9 +83,6 @@ _LIMIT_WINDOW: Final = 10_000  # records that the dead letters' share is of: a m
 _SWEPT_LANES_HELD: Final = 200_000  # lanes of sweeps and their reports, of some hundred bytes each
 # Log groups of manual requests, a few hundred bytes each, that one replica can answer for.
 _REQUESTS_HELD: Final = 200_000
-
-# Containers made and not freed: what some hundred commands under way hold, and CPython's 700 do not.
-_GC_THRESHOLD: Final = 20_000
 
 _log = structlog.get_logger(__name__)
 
@@ -221,7 +218,7 @@ class App:
             consuming = [tasks.create_task(consumer.run(stop, drain_s=drain_s)) for consumer in self._consumers]
             self._has_begun = True
             await self._until_joined(stop)
-            _leave_what_stays_to_itself()
+            leave_what_stays_to_itself()
             _log.info(
                 "started",
                 roles=sorted(self._settings.roles),
@@ -528,16 +525,11 @@ class App:
         )
 
 
-def _leave_what_stays_to_itself() -> None:
-    """Keep the garbage collector from walking all that was loaded for good, again and again: a fifth of the CPU under load."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 20)
-
-
 def run(settings: Settings) -> None:
     """Run the service until SIGTERM or SIGINT; a second signal changes nothing, the drain has its own deadline."""
     configure_logs(level=settings.log_level, form=settings.log_format)
+    if Role.INGEST in settings.roles:
+        keep_freed_memory()
 
     async def main() -> None:
         stop = asyncio.Event()

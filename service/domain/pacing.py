@@ -12,7 +12,9 @@ from typing import Final
 # can be called later, as long as the bucket is not full, which it is after a second. One token of it is for the call that is due, and
 # one for calls that take longer than others to get there.
 _BEHIND_S: Final = 0.6
-_CATCH_UP_PER_S: Final = 1.0  # calls a second above the rate until it is made up: no second ever holds more than one above the rate
+_CATCH_UP_PER_S: Final = (
+    1.0  # calls a second above the rate until it is made up: no second ever holds more than one above the rate
+)
 _CUT: Final = 0.5  # a throttle halves the rate
 _CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new
 _RECOVERY_PER_S: Final = 0.1  # of the ceiling: from half back to full in five seconds, and never below a tenth of it

@@ -493,3 +493,23 @@ def test_the_first_look_takes_milliseconds_whatever_the_bytes(value: bytes) -> N
 def test_an_own_event_among_records_reaches_the_parser() -> None:
     value = json.dumps({"Records": [fixture("record_of_s3"), fixture("own_event")]}).encode()
     assert not is_surely_irrelevant(value)
+
+
+def test_an_own_event_with_a_version_of_its_own_is_one_wherever_that_stands() -> None:
+    value = json.dumps({"eventVersion": "1.0", **fixture("own_event")}).encode()
+    assert not is_surely_irrelevant(value)
+    assert len(parse(value).commands) == 1
+
+
+def test_what_begins_as_a_record_of_cloudtrail_is_no_own_event() -> None:
+    value = json.dumps({"eventVersion": "1.11", "userIdentity": {}, **fixture("own_event")}).encode()
+    assert is_surely_irrelevant(value)
+    assert not parse(value).commands
+    assert parse(value).problems
+
+
+def test_a_record_is_known_with_and_without_spaces_and_not_by_what_is_in_it() -> None:
+    for value in (b'{"eventVersion":"1.09","userIdentity":{}}', b'{"eventVersion": "1.9", "userIdentity": {}}'):
+        assert is_surely_irrelevant(value)
+    assert not is_surely_irrelevant(b'{"eventVersion":{"userIdentity":{}}}')
+    assert not is_surely_irrelevant(b'{"eventVersion":"2.0","userIdentity":{}}')

@@ -89,7 +89,9 @@ def test_a_short_delay_costs_nothing_in_the_end(gap_s: float):
 
 @pytest.mark.parametrize("rate", [0.5, 2.5, 5.0, 10.0, 50.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_bucket_of_one_second_never_runs_dry_wherever_calls_were_late_or_took_longer_to_arrive(rate: float, seed: int):
+def test_a_bucket_of_one_second_never_runs_dry_wherever_calls_were_late_or_took_longer_to_arrive(
+    rate: float, seed: int
+):
     """It is AWS's: a former owner has left it empty, five calls come in each second, or as many as the pacer is made for."""
     random_ = random.Random(seed)
     pacer = Pacer(ceiling_per_s=rate, owned_since=START)

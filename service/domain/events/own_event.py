@@ -12,8 +12,8 @@ OWN_TYPE: Final = "log-group-created"
 
 
 def is_own_event(body: Mapping[str, Any]) -> bool:
-    """Whether an object says that it is our own event."""
-    return body.get("type") == OWN_TYPE
+    """Whether an object says that it is our own event, and not that it is CloudTrail's, which the first look relies on."""
+    return body.get("type") == OWN_TYPE and not ("eventVersion" in body and "userIdentity" in body)
 
 
 def read_own_event(event: Fields, arrival: Arrival) -> Asked:
