@@ -273,6 +273,7 @@ class Dispatcher:
             raise
         if not self._may_call():  # any more, since the token was handed out
             raise StartOverError
+        self.schedule.lane_of(work).sent(quota, self._clock.now())
         self._calling.add(work)
 
     def called(self, work: Work, error: BaseException | None) -> None:

@@ -330,6 +330,10 @@ class Lane:
             self._start(work)
         return overdue
 
+    def sent(self, quota: Quota, now: float) -> None:
+        """A call that was given a token goes out."""
+        self._tokens[quota].pacer.sent(now)
+
     def throttled(self, quota: Quota, now: float) -> None:
         """AWS refused a call for its rate."""
         self._tokens[quota].pacer.throttled(now)

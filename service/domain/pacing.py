@@ -9,9 +9,9 @@ from enum import Enum
 from typing import Final
 
 # How far behind its schedule a pacer may be and still make up for it, in seconds. AWS counts with a bucket: what was not called for a while
-# can be called later, as long as the bucket is not full, which it is after a second. One token of it is for the call that is due, and
-# one for calls that take longer than others to get there.
-_BEHIND_S: Final = 0.6
+# can be called later, as long as the bucket is not full, which it is after a second. One token of it is for the call that is due, the
+# others for calls that take longer than those after them to get there, as the first one does for which there is no connection.
+_BEHIND_S: Final = 0.4
 _CATCH_UP_PER_S: Final = (
     1.0  # calls a second above the rate until it is made up: no second ever holds more than one above the rate
 )
@@ -56,6 +56,10 @@ class Pacer:
         rate = self.rate(now)
         self._scheduled = max(self._scheduled, now - _BEHIND_S) + 1 / rate
         self._not_before = now + 1 / (rate + _CATCH_UP_PER_S)
+
+    def sent(self, now: float) -> None:
+        """A call that had its token goes out only now: until then AWS's bucket may have been full, and what ran over is not made up for."""
+        self._scheduled = max(self._scheduled, now - _BEHIND_S + 1 / self.rate(now))
 
     def taken_over(self, owned_since: float) -> None:
         """Begin without a token at that moment: a former owner may have called right before."""

@@ -9,6 +9,7 @@ import pytest
 from service.core.dispatcher import FENCED, Dispatcher, Held, Turn
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Trigger
+from service.domain.lane import Lane
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
@@ -171,6 +172,18 @@ async def test_commands_that_wait_for_sessions_keep_no_lane_waiting_whose_sessio
         await asyncio.sleep(2)
     assert len(sealed) == 20 * 20
     assert max(sealed) < 0.3
+
+
+@virtual_time
+async def test_the_pace_is_told_when_a_call_goes_out(monkeypatch: pytest.MonkeyPatch):
+    sent: list[float] = []
+    monkeypatch.setattr(Lane, "sent", lambda _, quota, at: sent.append(at))
+    async with Bench(latency_s=0.05).running() as bench:
+        started = now()
+        bench.submit("a")
+        bench.submit("b")
+        await bench.until_idle()
+    assert sent == pytest.approx([started + 0.2, started + 0.4])
 
 
 @virtual_time
