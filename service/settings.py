@@ -269,12 +269,13 @@ class Settings(BaseSettings):
         256,
         ge=1,
         le=4096,
-        description="Commands being worked at once; also the size of the connection pool to AWS.",
+        description="Commands that call AWS at once, or are about to; those that wait for a token, a session or Kafka are not among them. "
+        "Also the size of the connection pool to AWS.",
     )
     lane_max_in_flight: int = Field(
         16,
         ge=1,
-        description="The same within one lane: 3 s of answers at 5 a second, so that one sick lane leaves room for others.",
+        description="The same within one lane: calls may take 3 s at 5 a second, and one sick lane leaves room for others.",
     )
     max_pending: int = Field(
         100_000,

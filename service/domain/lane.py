@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from service.domain import log_group
@@ -391,6 +391,10 @@ class Lane:
     def status(self, now: float) -> LaneStatus:
         """The lane as it stands; one without work is not held, since there is nothing that waits for it. Looks at every command."""
         pacer, oldest_since = self._tokens[Quota.ASSOCIATE].pacer, self.oldest_since()
+        throttles = [
+            (at, quota) for quota, tokens in self._tokens.items() if (at := tokens.pacer.throttled_at) is not None
+        ]
+        throttled_at, throttled = max(throttles, key=itemgetter(0), default=(None, None))
         hold = None
         if self.hold_reason is not None and not self.is_idle:
             hold = Hold(self.hold_reason, max(0.0, self._held_until - now), self.hold_detail)
@@ -400,7 +404,8 @@ class Lane:
             in_flight=len(self._running),
             rate_per_s=pacer.rate(now),
             ceiling_per_s=pacer.ceiling_per_s,
-            throttled_ago_s=None if pacer.throttled_at is None else now - pacer.throttled_at,
+            throttled_ago_s=None if throttled_at is None else now - throttled_at,
+            throttled_operation=None if throttled is None else throttled.value,
             oldest_waiting_s=None if oldest_since is None else now - oldest_since,
             hold=hold,
             trouble=None if self.is_idle or hold is not None else self._trouble,

@@ -35,8 +35,8 @@ class Trouble:
 class LaneStatus:
     """One lane. `waiting` counts log groups; `in_flight` those that have started, which includes the ones that wait to call again.
 
-    `rate_per_s` is what the lane allows itself now, `ceiling_per_s` the most it may. `oldest_waiting_s` counts from when this replica
-    read the command.
+    `rate_per_s` is what the lane allows itself now of AssociateKmsKey, `ceiling_per_s` the most it may. AWS last refused a call for its
+    rate `throttled_ago_s` seconds ago, of the `throttled_operation`. `oldest_waiting_s` counts from when this replica read the command.
     """
 
     lane: Lane
@@ -45,6 +45,7 @@ class LaneStatus:
     rate_per_s: float
     ceiling_per_s: float
     throttled_ago_s: float | None = None
+    throttled_operation: str | None = None
     oldest_waiting_s: float | None = None
     hold: Hold | None = None
     trouble: Trouble | None = None

@@ -46,6 +46,9 @@ class LaneDocument(BaseModel):
     rate_per_s: float = Field(description="AssociateKmsKey calls a second that the lane allows itself now.")
     ceiling_per_s: float = Field(description="The most it may; less is allowed for a while after a throttle.")
     throttled_ago_s: float | None = Field(description="When AWS last refused a call for its rate (seconds ago).")
+    throttled_operation: str | None = Field(
+        description="Which one that was: AssociateKmsKey, or a look-up that goes before it, which have quotas of their own."
+    )
     oldest_waiting_s: float | None = Field(
         description="How long the oldest command has waited since this replica read it (seconds)."
     )
@@ -123,6 +126,7 @@ def _lane(status: LaneStatus) -> LaneDocument:
         rate_per_s=round(status.rate_per_s, 3),
         ceiling_per_s=status.ceiling_per_s,
         throttled_ago_s=_rounded(status.throttled_ago_s),
+        throttled_operation=status.throttled_operation,
         oldest_waiting_s=_rounded(status.oldest_waiting_s),
         held=None if status.hold is None else _hold(status.hold),
         retrying=None if status.trouble is None else _trouble(status.trouble),

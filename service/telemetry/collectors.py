@@ -31,7 +31,7 @@ _LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None
     ),
     (
         "throttled_ago_seconds",
-        "Since AWS last refused a call of this lane for its rate; absent if it has not.",
+        "Since AWS last refused a call of this lane for its rate, look-ups included; absent if it has not.",
         lambda lane: lane.throttled_ago_s,
     ),
     (

@@ -18,6 +18,7 @@ BUSY = LaneStatus(
     rate_per_s=10 / 3,
     ceiling_per_s=5.0,
     throttled_ago_s=2.34567,
+    throttled_operation="AssociateKmsKey",
     oldest_waiting_s=12.0,
     hold=Hold("role-not-assumable", 7.5, "AccessDenied: not authorized to perform: sts:AssumeRole"),
 )
@@ -46,6 +47,7 @@ async def test_a_lane_says_what_waits_how_fast_it_goes_and_what_holds_it_up(tmp_
         "rate_per_s": 3.333,
         "ceiling_per_s": 5.0,
         "throttled_ago_s": 2.346,
+        "throttled_operation": "AssociateKmsKey",
         "oldest_waiting_s": 12.0,
         "held": {
             "reason": "role-not-assumable",

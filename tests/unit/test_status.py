@@ -113,6 +113,16 @@ def test_a_throttle_shows_in_the_rate_until_it_has_recovered():
     assert (recovered.rate_per_s, recovered.ceiling_per_s, recovered.throttled_ago_s) == (5.0, 5.0, 9.0)
 
 
+def test_the_last_throttle_of_any_quota_is_shown_and_slows_only_its_own():
+    lane = new_lane()
+    assert lane.status(START).throttled_operation is None
+    lane.throttled(Quota.ASSOCIATE, START + 1)
+    lane.throttled(Quota.DESCRIBE, START + 7)
+    status = lane.status(START + 8)
+    assert (status.throttled_ago_s, status.throttled_operation) == (1.0, "DescribeLogGroups")
+    assert status.rate_per_s == 5.0
+
+
 def test_a_held_lane_says_why_and_for_how_long_until_a_call_succeeds():
     lane = new_lane()
     add(lane, "a", "b")
