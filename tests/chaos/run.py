@@ -29,7 +29,9 @@ from tests.support.organisation import Group, Organisation, created
 from tests.support.tcp_proxy import TcpProxy
 
 MAX_REPLICAS = 4
+EACH_ONCE = ("grow", "terminate", "kill", "broker", "outage", "slow")  # before the dice have their way
 RATE_PER_S = 60.0
+_KINDS = ("grow", "grow", "terminate", "kill", "broker", "outage", "slow", "hang", "hang")
 _CALM_FROM = 0.1  # of the log groups
 _FAILING = Faults(
     service="logs", service_unavailable=0.1, operation_aborted=0.05, connection_reset=0.05, latency_s=(0.0, 0.1)
@@ -129,7 +131,8 @@ class Fleet:
 async def chaos(
     *, seed: int, events: int, pause_s: float = 3.0, hangs: bool = True, keep: Path | None = None
 ) -> Report:
-    """Run it. `pause_s` is the mean time between two mishaps; they go on until nearly all is sealed, then the rest may end in peace.
+    """Run it. `pause_s` is the mean time between two mishaps; they go on until each kind has come and nearly all is sealed, then the rest
+    may end in peace.
 
     With `hangs` some of them take as long as it takes a group to miss a member.
     """
@@ -151,12 +154,13 @@ async def chaos(
         network = Network(proxies, hangs=hangs, dice=dice, actions=report.actions)
         await fleet.grow()
         publishing = asyncio.create_task(_publish_slowly(deployment, groups))
+        to_come = set(EACH_ONCE)
         async with _failing_aws(aws):
-            while len(await organisation.wrong(aws, groups)) > _CALM_FROM * events:
+            while to_come or len(await organisation.wrong(aws, groups)) > _CALM_FROM * events:
                 await asyncio.sleep(dice.uniform(0.5, 1.5) * pause_s)
                 fleet.check()
-                action = dice.choice(["grow", "grow", "terminate", "kill", "broker", "outage", "slow", "hang", "hang"])
-                action = _possible(action, fleet, network)
+                action = _possible(dice.choice(sorted(to_come) or _KINDS), fleet, network)
+                to_come.discard(action)
                 report.actions[action] += 1
                 await _act(action, dice, fleet, broker, network, aws)
         await publishing

@@ -153,7 +153,7 @@ async def test_a_table_of_another_shape_is_said_to_be_one(aws, monkeypatch, tmp_
 
 
 async def test_the_table_that_the_readme_and_the_error_tell_to_make_is_the_one_that_the_tests_use():
-    readme = " ".join((REPOSITORY / "README.md").read_text().replace("\\\n", "").split())
+    readme = " ".join((REPOSITORY / "service" / "registry" / "README.md").read_text().replace("\\\n", "").split())
     assert all(option in readme for option in re.split(r" (?=--)", TABLE_OPTIONS))
     for key in TABLE["KeySchema"]:
         assert f"AttributeName={key['AttributeName']},KeyType={key['KeyType']}" in TABLE_OPTIONS

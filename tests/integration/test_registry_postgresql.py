@@ -96,8 +96,12 @@ async def test_a_database_without_the_schema_is_said_to_lack_it(postgres):
 
 @asynccontextmanager
 async def roles(scene: PostgresqlScene) -> AsyncIterator[dict[str, str]]:
-    """The DSNs of the README's two roles, granted what it says, under names of this test's own."""
-    [grants] = re.findall(r"^```sql\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    """The DSNs of the page's two roles, granted what it says, under names of this test's own."""
+    [grants] = re.findall(
+        r"^```sql\n(.*?)^```$",
+        (REPOSITORY / "service" / "registry" / "README.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     names = {role: f"{role}_{uuid4().hex[:8]}" for role in ("logwarden_service", "logwarden_loader")}
     for role, name in names.items():
         await scene.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")

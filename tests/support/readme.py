@@ -1,4 +1,4 @@
-"""The parts of the README that are made from the code: `uv run poe docs` writes them, a test compares them."""
+"""The parts of the pages that are made from the code: `uv run poe docs` writes them, a test compares them."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ from service.domain.outcome import FailureClass, Recourse
 from service.registry.schema import tenant_file_reference
 from service.settings import PREFIX, Settings
 
-README = Path(__file__).parents[2] / "README.md"
+REPOSITORY = Path(__file__).parents[2]
+README = REPOSITORY / "README.md"
 
 _RECOURSES = {
     Recourse.DEFER: "retry topics, then dead letter",
@@ -42,18 +43,22 @@ def failures() -> str:
     return "\n".join(rows)
 
 
-SECTIONS = {"settings": settings, "failures": failures, "tenant-file": tenant_file_reference}
+# By page: what its generated section is called, and what makes it.
+SECTIONS = {
+    REPOSITORY / "service" / "settings.md": ("settings", settings),
+    REPOSITORY / "service" / "domain" / "failure-classes.md": ("failures", failures),
+    REPOSITORY / "service" / "registry" / "README.md": ("tenant-file", tenant_file_reference),
+}
 
 
-def rendered(text: str) -> str:
-    """The README with every generated section as the code is now."""
-    for name, render in SECTIONS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        match = pattern.search(text)
-        if match is None:
-            raise ValueError(f"the README has no section {name}")
-        text = f"{text[: match.end(1)]}{render()}{text[match.start(2) :]}"
-    return text
+def rendered(page: Path) -> str:
+    """The page with its generated section as the code is now."""
+    name, render = SECTIONS[page]
+    text = page.read_text()
+    match = re.search(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"{page} has no section {name}")
+    return f"{text[: match.end(1)]}{render()}{text[match.start(2) :]}"
 
 
 def _shown(default: object) -> str:
@@ -73,4 +78,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(rendered(README.read_text()))
+    for page in SECTIONS:
+        page.write_text(rendered(page))

@@ -138,7 +138,7 @@ async def test_they_go_on_by_themselves_after_the_next_proof():
             bench.fence.proven(bench.clock.now())
             assert bench.fence.shut_s is None
             await asyncio.sleep(2)
-    assert len(bench.calls) - before == 2 * 5 + 1
+    assert 2 * 5 < len(bench.calls) - before <= 2 * (5 + 1), "a little is made up for, as after any delay"
     assert [log["event"] for log in logs] == ["calls_kept_back", "calls_resumed"]
 
 

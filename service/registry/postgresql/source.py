@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 class PostgresqlSource:
     """Use it as a context manager; it connects when it is first asked, and again after the server was away.
 
-    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables, as README.md grants them. Statements end
+    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables, as ../README.md grants them. Statements end
     after `timeout_s` on the server too.
     """
 
@@ -189,7 +189,7 @@ def described(error: Exception) -> str:
         case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError():
             return f"{words}; `logwarden registry migrate` makes the schema"
         case asyncpg.InsufficientPrivilegeError():
-            return f"{words}; README.md says what to grant"
+            return f"{words}; service/registry/README.md says what to grant"
         case _:
             return words
 
