@@ -269,8 +269,8 @@ class Settings(BaseSettings):
         256,
         ge=1,
         le=4096,
-        description="Commands that call AWS at once, or are about to; those that wait for a token, a session or Kafka are not among them. "
-        "Also the size of the connection pool to AWS.",
+        description="Commands that call CloudWatch Logs at once, or are about to; those that wait (for a token, a session, the registry, a "
+        "look at a key, another try or Kafka) are not among them. Also the size of the connection pool to AWS.",
     )
     lane_max_in_flight: int = Field(
         16,
@@ -280,7 +280,7 @@ class Settings(BaseSettings):
     max_pending: int = Field(
         100_000,
         ge=100,
-        description="Commands waiting in one replica, of a few hundred bytes each; past that it stops fetching.",
+        description="Commands waiting in one replica, of a few hundred bytes each; from half of that on only the emptiest partitions are fetched.",
     )
 
     observe_after_s: float = Field(

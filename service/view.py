@@ -114,11 +114,13 @@ class ReplicaView:
             yield RegistryCollector(lambda: self._directory, self._cache)
 
     def lanes(self) -> LanesStatus:
-        """Every lane of this replica."""
+        """Every lane of this replica. While nothing comes to an end in any, of none is it known when it will."""
         if self._dispatcher is None:
             return LanesStatus()
         status = self._dispatcher.schedule.status(self._clock.now())
-        return status.paused() if self._control.paused or self.calls_kept_back_s() is not None else status
+        is_stuck = any(failing.topic == self._settings.outcomes_topic for failing in self._publisher.failing)
+        is_stopped = self._control.paused is not None or self.calls_kept_back_s() is not None
+        return status.paused() if is_stopped or is_stuck else status
 
     def progress_s(self) -> float | None:
         """How long ago a command was last finished, or work began, or resumed, where none was since; None where no work is done."""

@@ -40,12 +40,14 @@ class Held:
 class Turn:
     """A command's place in its lane while it is worked: it leaves the place to others for as long as it waits."""
 
-    __slots__ = ("_dispatcher", "_work", "has_called")
+    __slots__ = ("_dispatcher", "_work", "answered_at")
 
     def __init__(self, dispatcher: "Dispatcher", work: Work) -> None:
         self._dispatcher = dispatcher
         self._work = work
-        self.has_called = False
+        self.answered_at: float | None = (
+            None  # when AWS last answered a call of it, or refused one for itself; monotonic seconds
+        )
 
     @property
     def is_probing(self) -> bool:
@@ -66,9 +68,9 @@ class Turn:
 
     def called(self, quota: Quota, error: BaseException | None) -> None:
         """Be told how a call ended; for `call`. Raises StartOverError where it was broken off."""
-        self._dispatcher.called(self._work, error)
+        now = self._dispatcher.called(self._work, error)
         if error is None or (isinstance(error, CallFailedError) and error.failure.recourse is not Recourse.HOLD):
-            self.has_called = True
+            self.answered_at = now
         if error is None or (isinstance(error, CallFailedError) and not error.failure.is_silence):
             self._dispatcher.answered(self._work)
         if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
@@ -88,11 +90,14 @@ class Turn:
         return await self._dispatcher.parked(self._work, answer)
 
     async def record(self, written: Awaitable[_T]) -> _T:
-        """Wait until what has come of the command is durable: others take the place, which is for calls, and a drain waits."""
+        """Wait until what has come of the command is durable: others take the place, which is for calls, and a drain waits.
+
+        Not while the lane is held, or finds out whether it still has to be: the next one is to find it released.
+        """
         return await self._dispatcher.recorded(self._work, written)
 
     async def prepare(self, needed: Awaitable[_T]) -> _T:
-        """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, other lanes take the place.
+        """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, others take the place.
 
         Raises GivenUpError, or is cancelled, when the dispatcher drains meanwhile: nothing has been called that might come to an end.
         """
@@ -276,12 +281,14 @@ class Dispatcher:
         self.schedule.lane_of(work).sent(quota, self._clock.now())
         self._calling.add(work)
 
-    def called(self, work: Work, error: BaseException | None) -> None:
+    def called(self, work: Work, error: BaseException | None) -> float:
+        """When the call ended. Raises StartOverError where it was broken off."""
         self._calling.discard(work)
         if work in self._broken_off:
             self._broken_off.discard(work)
             if self._active[work].uncancel() == 0:  # else a drain has cancelled it too
                 raise StartOverError from error
+        return self._clock.now()
 
     async def pause(self, work: Work, delay_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -298,7 +305,7 @@ class Dispatcher:
             self.schedule.unpark(work)
 
     async def recorded(self, work: Work, written: Awaitable[_T]) -> _T:
-        if self.is_probing(work):  # the next one is to find its lane released
+        if self.is_probing(work):
             return await written
         return await self.parked(work, written)
 
@@ -312,7 +319,9 @@ class Dispatcher:
             return cast("_T", end.value)
         if self._draining.is_set():
             raise GivenUpError
-        self.schedule.park(work, self._clock.now(), is_preparing=True)
+        lane, is_there = self.schedule.lane_of(work), False
+        lane.need()
+        self.schedule.park(work, self._clock.now())
         self._preparing.add(work)
         self._pump_soon()
         try:
@@ -324,8 +333,10 @@ class Dispatcher:
                 else:
                     waits_for = next(steps)
         except StopIteration as end:
+            is_there = True
             return cast("_T", end.value)
         finally:
+            lane.had(is_there=is_there)
             self._preparing.discard(work)
             self.schedule.unpark(work)
 
@@ -434,8 +445,14 @@ class Dispatcher:
         self._leave(work)
 
     def _is_proof(self, work: Work, turn: Turn) -> bool:
-        """Whether whatever held the lane is over, now that a command has ended: AWS has answered it, or the registry, if that was away."""
-        return turn.has_called or self.schedule.lane_of(work).hold_reason == FailureClass.REGISTRY_UNAVAILABLE.label
+        """Whether whatever held the lane is over, now that a command has ended: AWS has answered it since, or the registry, if that was away.
+
+        An answer from before the hold, of which only the outcome took until now, says nothing.
+        """
+        lane = self.schedule.lane_of(work)
+        if turn.answered_at is not None and turn.answered_at > lane.held_at:
+            return True
+        return lane.hold_reason == FailureClass.REGISTRY_UNAVAILABLE.label
 
     def _hold(self, work: Work, held: Held) -> bool:
         """Hold the command's lane, with all that has started in it; say whether the command has held it for too long to be put back."""

@@ -31,9 +31,10 @@ SPACING: Final = {Priority.RETRY: 3, Priority.SWEEP: 6}
 # What a class was served beyond that, while nobody else wanted to call, is held against it for so long at most.
 MAX_DEBT_S: Final = 60.0
 
-# How many may be on their way to a token, or wait for it, before no other command is started, unless a more urgent one: a second's worth
-# of calls, so that one is ready for every token though tags are looked up first. One description is shared by fifty: of two that
-# wait, the first is full and the second is filling up.
+# How many may be on their way to a token, or wait for it, before no other command is started, unless a more urgent one while some only
+# wait: a second's worth of calls, so that one is ready for every token though tags are looked up first. One description is shared by
+# fifty: of two that wait, the first is full and the second is filling up. While the first of a lane wait for what all of it needs, a
+# session, no more than that start at all: a replica that takes lanes over has a thousand commands for them.
 _AHEAD: Final = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
 # Commands of one lane that have started, whatever they wait for: several descriptions' worth. A task takes some kilobytes. The last
 # places are kept for who is urgent: calls that hang may take those of sweeps for minutes.
@@ -42,6 +43,7 @@ _MAX_RUNNING: Final = (256, 192, 192)  # by Priority
 # Commands that a lane may start even when the limit of the replica is reached: one that calls, and one that is ready for the next token.
 _IN_A_CROWD: Final = 2
 _NEVER: Final = float("inf")
+_LONG_AGO: Final = float("-inf")
 # Of a lane that is held too long, after each hold, which is a minute at most: AWS lets 600 log groups a minute be made.
 _POSTPONED_AT_ONCE: Final = 1000
 _PRIORITIES: Final = tuple(Priority)  # an enum is slow to walk, and this is done five times a command
@@ -109,7 +111,9 @@ class Lane:
         "_held_since",
         "_held_until",
         "_hold_s",
+        "_is_cold",
         "_max_under_way",
+        "_needing",
         "_owned_since",
         "_preparing",
         "_queues",
@@ -119,6 +123,7 @@ class Lane:
         "_trouble",
         "_under_way",
         "_waiting",
+        "held_at",
         "hold_detail",
         "hold_reason",
         "id",
@@ -142,14 +147,16 @@ class Lane:
         self.hold_reason: str | None = None
         self.hold_detail = ""
         self._trouble: Trouble | None = None
-        self._told_at = float("-inf")
+        self._told_at = _LONG_AGO
         self._max_under_way = max_under_way
         self._tokens: dict[Quota, TokenQueue[Work]] = {
             quota: TokenQueue(Pacer(ceiling_per_s=rates_per_s[quota], owned_since=owned_since)) for quota in Quota
         }
         self._owned_since = owned_since
         self._under_way = 0
-        self._preparing: set[Work] = set()  # started, and not waited for a token or an answer yet
+        self._preparing: set[Work] = set()  # under way, and not waited for anything yet
+        self._needing = 0  # commands that wait for what their calls need
+        self._is_cold = True  # and none of this lane has had it yet
         self._waiting: dict[str, Work] = {}
         self._all_tokens = tuple(self._tokens.values())
         self._ahead = tuple((_AHEAD[quota], tokens) for quota, tokens in self._tokens.items())
@@ -158,6 +165,7 @@ class Lane:
         self._running: dict[str, Work] = {}
         self._dirty: dict[str, Work] = {}
         self._held_since = 0.0
+        self.held_at = _LONG_AGO  # when the last hold began
         self._held_until = 0.0
         self._hold_s = 0.0
 
@@ -235,14 +243,19 @@ class Lane:
         self._under_way += len(works)
         return works
 
-    def park(self, work: Work, *, is_preparing: bool = False) -> None:
-        """Let a command that is under way wait for something that is no token.
-
-        One that `is_preparing` needs it before its call, as those behind it would: only as many start as are wanted ahead of the tokens.
-        """
-        if not is_preparing:
-            self._preparing.discard(work)
+    def park(self, work: Work) -> None:
+        """Let a command that is under way wait for something that is no token."""
+        self._preparing.discard(work)
         self._under_way -= 1
+
+    def need(self) -> None:
+        """A command begins to wait for what its call needs, until `had`; it parks too. While no command of the lane has ever had it, few start."""
+        self._needing += 1
+
+    def had(self, *, is_there: bool) -> None:
+        """Such a command goes on, with it or without."""
+        self._needing -= 1
+        self._is_cold &= not is_there
 
     def unpark(self) -> None:
         """Go on with such a command, at once: it is under way even if that makes one too many for a moment."""
@@ -282,6 +295,7 @@ class Lane:
             return False
         if not self.is_probing:
             self._held_since = now
+        self.held_at = now
         self._hold_s = min(2 * self._hold_s or first_s, longest_s)
         self._held_until = now + self._hold_s
         return True
@@ -448,6 +462,8 @@ class Lane:
         """The command that is to be started next; None while enough of them that are as urgent wait for tokens already."""
         preparing, running = len(self._preparing), len(self._running)
         if not self._waiting or preparing >= _AHEAD[Quota.ASSOCIATE]:
+            return None
+        if self._is_cold and self._needing and running >= _AHEAD[Quota.ASSOCIATE]:
             return None
         if running >= _IN_A_CROWD and self._crowd.is_full:  # it is looked at again when one of its own has ended
             return None

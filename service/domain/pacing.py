@@ -1,4 +1,4 @@
-"""The pace of one quota of a lane: its calls a second, exactly, and less for a while after AWS has said no.
+"""The pace of one quota of a lane: its calls a second, exactly on average, and less for a while after AWS has said no.
 
 AWS allows 5 AssociateKmsKey calls a second for an account and Region. Calls are spaced evenly (one per 1/rate s) rather than let
 through in bursts: a bucket of 5 lets 9 calls into one second when it starts full. A pacer that is behind its schedule, since its timers
@@ -13,7 +13,7 @@ from typing import Final
 # others for calls that take longer than those after them to get there, as the first one does for which there is no connection.
 _BEHIND_S: Final = 0.4
 _CATCH_UP_PER_S: Final = (
-    1.0  # calls a second above the rate until it is made up: no second ever holds more than one above the rate
+    1.0  # calls above the rate until it is made up, so that no second ever holds more than one above it
 )
 _CUT: Final = 0.5  # a throttle halves the rate
 _CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new

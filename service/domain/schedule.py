@@ -116,10 +116,10 @@ class Schedule:
         lane.stop_waiting(work)
         self._entered(lane)
 
-    def park(self, work: Work, now: float, *, is_preparing: bool = False) -> None:
+    def park(self, work: Work, now: float) -> None:
         """Let a command that is under way wait for something that is no token, until `unpark`."""
         lane = self.lane_of(work)
-        lane.park(work, is_preparing=is_preparing)
+        lane.park(work)
         self._left(lane, now)
 
     def unpark(self, work: Work) -> None:

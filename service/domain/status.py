@@ -62,7 +62,9 @@ class LaneStatus:
     @property
     def estimated_end_s(self) -> float | None:
         """When the last of what waits will have started, at the rate of now; 0 if nothing waits, None while nobody can know: the
-        service is paused, no call comes to anything, or the lane is held until somebody mends something.
+        service is paused or cannot write outcomes, no call comes to anything, or the lane is held until somebody mends something.
+
+        Look-ups that go before some calls have quotas of their own, and may take longer.
         """
         if not self.total_waiting:
             return 0.0

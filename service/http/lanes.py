@@ -57,7 +57,8 @@ class LaneDocument(BaseModel):
         description="Why no call comes to anything, while they are made again; where it goes on, the lane is held for it."
     )
     estimated_end_s: float | None = Field(
-        description="When everything that waits will have started, at the rate of now (seconds); null while paused, held or retrying."
+        description="When everything that waits will have started, at the rate of now (seconds); null while paused, held, retrying, or "
+        "no calls are made or no outcomes written (`/v1/status` says why). Look-ups have quotas of their own and may take longer."
     )
 
 

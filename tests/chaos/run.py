@@ -29,7 +29,7 @@ from tests.support.organisation import Group, Organisation, created
 from tests.support.tcp_proxy import TcpProxy
 
 MAX_REPLICAS = 4
-EACH_ONCE = ("grow", "terminate", "kill", "broker", "outage", "slow")  # before the dice have their way
+EACH_ONCE = ("kill", "terminate", "broker", "outage", "slow")  # to a fleet that works, before the dice have their way
 RATE_PER_S = 60.0
 _KINDS = ("grow", "grow", "terminate", "kill", "broker", "outage", "slow", "hang", "hang")
 _CALM_FROM = 0.1  # of the log groups
@@ -53,6 +53,9 @@ class Report:
     calls: int = 0
     duplicates: int = 0
     seconds: float = 0.0
+    not_met: list[str] = field(
+        default_factory=list
+    )  # kinds of mishaps of EACH_ONCE that did not come while there was work
     exit_codes: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -80,6 +83,10 @@ class Fleet:
         self._running: list[tuple[ServiceProcess, TcpProxy]] = []
         self._leaving: set[asyncio.Task[None]] = set()
         self.killed_at: list[float] = []
+
+    async def until_ready(self) -> None:
+        """Every replica works: one that is stopped before it does has nothing to lose."""
+        await asyncio.gather(*(service.ready() for service, _ in self._running))
 
     @property
     def size(self) -> int:
@@ -131,8 +138,7 @@ class Fleet:
 async def chaos(
     *, seed: int, events: int, pause_s: float = 3.0, hangs: bool = True, keep: Path | None = None
 ) -> Report:
-    """Run it. `pause_s` is the mean time between two mishaps; they go on until each kind has come and nearly all is sealed, then the rest
-    may end in peace.
+    """Run it. `pause_s` is the mean time between two mishaps; they go on until nearly all is sealed, then the rest may end in peace.
 
     With `hangs` some of them take as long as it takes a group to miss a member.
     """
@@ -156,13 +162,17 @@ async def chaos(
         publishing = asyncio.create_task(_publish_slowly(deployment, groups))
         to_come = set(EACH_ONCE)
         async with _failing_aws(aws):
-            while to_come or len(await organisation.wrong(aws, groups)) > _CALM_FROM * events:
+            while (left := len(await organisation.wrong(aws, groups))) > _CALM_FROM * events:
                 await asyncio.sleep(dice.uniform(0.5, 1.5) * pause_s)
                 fleet.check()
                 action = _possible(dice.choice(sorted(to_come) or _KINDS), fleet, network)
-                to_come.discard(action)
-                report.actions[action] += 1
+                if action in {"kill", "terminate"} and action in to_come:
+                    await fleet.until_ready()
                 await _act(action, dice, fleet, broker, network, aws)
+                report.actions[action] += 1
+                if left < events:  # or nothing was under way yet
+                    to_come.discard(action)
+            report.not_met = sorted(to_come)
         await publishing
         await network.until_well()
         await _until_sealed(organisation, aws, groups, fleet, report)

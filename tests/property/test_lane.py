@@ -24,8 +24,8 @@ MAX_RUNNING = {Priority.URGENT: 6, Priority.RETRY: 5, Priority.SWEEP: 5}  # fewe
 
 
 class Doing(Enum):
-    PREPARING = "has not waited for a token or an answer yet"
-    NEEDING = "the same, and waits for what its call needs"
+    PREPARING = "has not waited for anything yet"
+    NEEDING = "waits for what its call needs"
     GOING_ON = "has waited"
     PARKED = "waits for what is no token"
     WAITING = "waits for a token"
@@ -63,6 +63,7 @@ class Model:
     hold_s: float = 0.0
     held_since: float = 0.0
     places: int = 0
+    is_cold: bool = True
     earliest: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(Priority, 0.0))
 
     def rank(self, name: str) -> float:
@@ -110,8 +111,10 @@ class Model:
         return self.startable()
 
     def startable(self) -> str | None:
-        preparing = len(self.doing(Doing.PREPARING, Doing.NEEDING))
+        preparing = len(self.doing(Doing.PREPARING))
         if preparing >= AHEAD[Quota.ASSOCIATE]:
+            return None
+        if self.is_cold and self.doing(Doing.NEEDING) and len(self.running) >= AHEAD[Quota.ASSOCIATE]:
             return None
         firsts = [
             min((name for name, a in self.waiting.items() if a.priority is p), key=lambda n: self.waiting[n].place)
@@ -246,19 +249,28 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.lane.park(self.works[name])
         self.model.running[name].doing = Doing.PARKED
 
-    @precondition(lambda self: self._has(Doing.PREPARING))
-    @rule(data=st.data())
-    def need(self, data: st.DataObject) -> None:
-        name = self._pick(data, Doing.PREPARING)
-        self.lane.park(self.works[name], is_preparing=True)
-        self.model.running[name].doing = Doing.NEEDING
-
-    @precondition(lambda self: self._has(Doing.PARKED, Doing.NEEDING))
+    @precondition(lambda self: self._has(Doing.PARKED))
     @rule(data=st.data())
     def unpark(self, data: st.DataObject) -> None:
         self.lane.unpark()
-        asked = self.model.running[self._pick(data, Doing.PARKED, Doing.NEEDING)]
-        asked.doing = Doing.PREPARING if asked.doing is Doing.NEEDING else Doing.GOING_ON
+        self.model.running[self._pick(data, Doing.PARKED)].doing = Doing.GOING_ON
+
+    @precondition(lambda self: self._has(Doing.PREPARING, Doing.GOING_ON))
+    @rule(data=st.data())
+    def need(self, data: st.DataObject) -> None:
+        name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
+        self.lane.need()
+        self.lane.park(self.works[name])
+        self.model.running[name].doing = Doing.NEEDING
+
+    @precondition(lambda self: self._has(Doing.NEEDING))
+    @rule(data=st.data(), is_there=st.booleans())
+    def have(self, data: st.DataObject, *, is_there: bool) -> None:
+        name = self._pick(data, Doing.NEEDING)
+        self.lane.had(is_there=is_there)
+        self.lane.unpark()
+        self.model.is_cold &= not is_there
+        self.model.running[name].doing = Doing.GOING_ON
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), priority=st.sampled_from(Priority))
@@ -348,7 +360,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         assert lane.under_way == model.under_way
         assert lane.is_idle == (not model.waiting and not model.running)
         assert {quota: len(tokens) for quota, tokens in lane._tokens.items()} == {q: len(model.waits(q)) for q in Quota}
-        assert len(lane._preparing) == len(model.doing(Doing.PREPARING, Doing.NEEDING))
+        assert len(lane._preparing) == len(model.doing(Doing.PREPARING))
 
     @invariant()
     def every_delivery_is_in_one_place(self) -> None:
@@ -365,6 +377,8 @@ class LaneAgainstModel(RuleBasedStateMachine):
             return
         try:
             for name in self.model.doing(Doing.PARKED, Doing.NEEDING):
+                if self.model.running[name].doing is Doing.NEEDING:
+                    self.lane.had(is_there=False)
                 self.lane.unpark()
                 self.model.running[name].doing = Doing.GOING_ON
             while True:

@@ -208,6 +208,51 @@ async def test_of_a_lane_whose_session_is_waited_for_no_more_start_than_will_hav
 
 
 @virtual_time
+async def test_nor_do_those_that_share_the_answer_of_one_that_waits_for_the_session():
+    session: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        if command.log_group.name == "0":
+            await turn.prepare(asyncio.shield(session))
+            answer.set_result(0)
+        else:
+            await turn.shared(asyncio.shield(answer))
+
+    async with Bench(work).running() as bench:
+        for number in range(1000):
+            bench.submit(str(number))
+        await asyncio.sleep(1)
+        [lane] = bench.dispatcher.schedule
+        assert lane.running == 5
+        session.set_result(0)
+        await bench.until_idle()
+    assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_what_single_commands_wait_for_keeps_no_others_of_their_lane():
+    """As the state of a tenant's key, where KMS does not answer: the lane has had a session before."""
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        await turn.prepare(after(5 if command.log_group.name.startswith("silent") else 0.01, 0))
+        async with turn.call(Quota.ASSOCIATE):
+            calls.append(now())
+
+    async with Bench(work).running() as bench:
+        bench.submit("first")
+        await asyncio.sleep(1)
+        for number in range(20):
+            bench.submit(f"silent-{number}")
+        for number in range(100):
+            bench.submit(str(number))
+        began = now()
+        await asyncio.sleep(4.9)
+    assert len([at for at in calls if at >= began]) >= 0.97 * RATE * 4.9
+
+
+@virtual_time
 async def test_a_drain_does_not_wait_for_what_a_call_would_need():
     async def work(command: EnsureCommand, turn: Turn) -> None:
         await asyncio.sleep(0.1)
@@ -664,6 +709,30 @@ async def test_a_success_wakes_a_held_lane_at_once():
         assert next(iter(bench.dispatcher.schedule)).hold_reason == "unreachable"  # since the first answer
         await asyncio.sleep(0.15)  # and the second is here
         assert [call.log_group.name for call in bench.log_groups.calls] == ["sick", "well", "next"]
+
+
+@virtual_time
+async def test_an_answer_from_before_a_hold_that_is_written_after_it_began_does_not_end_it():
+    calls: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        try:
+            async with turn.call(Quota.ASSOCIATE):
+                calls.append(now() - started)
+                if calls[-1] > 1.1:
+                    raise CallFailedError(FailureClass.UNREACHABLE, "away")
+        except CallFailedError as e:
+            return Held(e.failure, e.detail)
+        await turn.record(asyncio.sleep(3))
+        return None
+
+    async with Bench(work).running() as bench:
+        started = now()
+        for number in range(50):
+            bench.submit(str(number))
+        await asyncio.sleep(40)
+        assert bench.released == []
+    assert [round(at, 1) for at in calls if at > 1.1] == [1.2, 6.2, 16.2, 36.2], "each hold is twice as long"
 
 
 @virtual_time

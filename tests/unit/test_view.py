@@ -211,6 +211,20 @@ async def test_a_topic_that_cannot_be_written_is_named_with_since_when_and_why()
 
 
 @virtual_time
+async def test_while_no_outcome_can_be_written_no_lane_says_when_it_will_end(tmp_path):
+    replica = Replica()
+    replica.works(tmp_path)
+    replica.dispatcher.submit(ensure(), Deliveries().next())
+    assert replica.view.lanes().estimated_end_s == 0.2
+    outcomes = replica.publisher._writes["logwarden.outcomes"]
+    outcome = outcomes.begin(replica.clock.now())
+    outcomes.failed(outcome, "NotEnoughReplicas", replica.clock.now())
+    assert replica.view.lanes().estimated_end_s is None
+    outcomes.acknowledged(outcome, replica.clock.now())
+    assert replica.view.lanes().estimated_end_s == 0.2
+
+
+@virtual_time
 async def test_calls_that_are_kept_back_show_for_how_long_and_the_end_of_a_lane_is_open_meanwhile(tmp_path):
     replica = Replica()
     replica.works(tmp_path)

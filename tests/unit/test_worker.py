@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 class RecordingTurn(Turn):
     """A turn whose token is there as soon as the pause before the call is over."""
 
-    __slots__ = ("calls", "gives_up", "meanwhile", "probing", "retried", "throttles", "waits")
+    __slots__ = ("calls", "gives_up", "meanwhile", "probing", "recording", "retried", "throttles", "waits")
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -59,6 +59,7 @@ class RecordingTurn(Turn):
         self.throttles = 0
         self.retried: list[FailureClass] = []
         self.gives_up = False
+        self.recording = 0
         self.probing = False
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -87,6 +88,7 @@ class RecordingTurn(Turn):
         self.waits.append(delay_s)
 
     async def record(self, written: Awaitable[_T]) -> _T:
+        self.recording += 1
         return await written
 
     async def prepare(self, needed: Awaitable[_T]) -> _T:
@@ -151,6 +153,24 @@ class Bench:
     def only(self, topic: str) -> OutgoingRecord:
         (record,) = [record for record in self.publisher.records if record.topic == topic]
         return record
+
+
+# -- its place in the lane
+
+
+@pytest.mark.parametrize("failure", [None, FailureClass.KEY_NOT_USABLE, FailureClass.LOG_GROUP_NOT_FOUND])
+@virtual_time
+async def test_a_command_leaves_its_place_while_what_follows_from_it_is_written(failure: FailureClass | None):
+    bench = Bench()
+    if failure is not None:
+        bench.log_groups.failures[group()].append(failure)
+    bench.publisher.stall()
+    work = asyncio.create_task(bench.work(ensure(at_ms=NOW_MS - 1500, shown_key="")))
+    await asyncio.sleep(60)
+    assert (bench.publisher.waiting, bench.turn.recording) == (1, 1)
+    bench.publisher.resume()
+    assert await work is None
+    assert bench.outcome.get("failure", {}).get("class") == (failure and failure.label)
 
 
 # -- what is decided
