@@ -11,6 +11,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ MAX_REPLICAS = 4
 EACH_ONCE = ("kill", "terminate", "broker", "outage", "slow")  # to a fleet that works, before the dice have their way
 RATE_PER_S = 60.0
 _KINDS = ("grow", "grow", "terminate", "kill", "broker", "outage", "slow", "hang", "hang")
+_NEVER = float("inf")
 _CALM_FROM = 0.1  # of the log groups
 _FAILING = Faults(
     service="logs", service_unavailable=0.1, operation_aborted=0.05, connection_reset=0.05, latency_s=(0.0, 0.1)
@@ -72,6 +74,15 @@ class Report:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """A process, the way to the broker that it alone takes, and the name of its sessions in AWS."""
+
+    service: ServiceProcess
+    proxy: TcpProxy
+    session: str
+
+
 class Fleet:
     """One to MAX_REPLICAS replicas, each behind a proxy that nobody else uses, but one who is leaving."""
 
@@ -80,13 +91,14 @@ class Fleet:
         self._free = list(proxies)
         self._stack = stack
         self._report = report
-        self._running: list[tuple[ServiceProcess, TcpProxy]] = []
+        self._running: list[_Replica] = []
         self._leaving: set[asyncio.Task[None]] = set()
-        self.killed_at: list[float] = []
+        self._started = 0
+        self.killed_at: dict[str, float] = {}  # by the name of its sessions in AWS
 
     async def until_ready(self) -> None:
         """Every replica works: one that is stopped before it does has nothing to lose."""
-        await asyncio.gather(*(service.ready() for service, _ in self._running))
+        await asyncio.gather(*(replica.service.ready() for replica in self._running))
 
     @property
     def size(self) -> int:
@@ -94,23 +106,26 @@ class Fleet:
 
     @property
     def proxies(self) -> list[TcpProxy]:
-        return [proxy for _, proxy in self._running]
+        return [replica.proxy for replica in self._running]
 
     async def grow(self) -> None:
         proxy = self._free.pop(0)
-        replica = self._deployment.replica(is_awaited=False, kafka_bootstrap_servers=through(proxy))
-        self._running.append((await self._stack.enter_async_context(replica), proxy))
+        self._started += 1
+        session = f"replica-{self._started}"
+        started = self._deployment.replica(
+            is_awaited=False, kafka_bootstrap_servers=through(proxy), aws_role_session_name=session
+        )
+        self._running.append(_Replica(await self._stack.enter_async_context(started), proxy, session))
 
     async def terminate(self, pick: int) -> None:
-        service = self._pop(pick)
-        task = asyncio.create_task(self._leave(service))
+        task = asyncio.create_task(self._leave(self._pop(pick).service))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     async def kill(self, pick: int) -> None:
-        service = self._pop(pick)
-        self.killed_at.append(time.monotonic())
-        await service.kill()
+        replica = self._pop(pick)
+        self.killed_at[replica.session] = time.monotonic()
+        await replica.service.kill()
 
     async def end(self) -> None:
         while self._running:
@@ -119,20 +134,46 @@ class Fleet:
 
     def check(self) -> None:
         """A replica that nobody stopped must run."""
-        for service, _ in self._running:
-            if not service.is_running:
-                raise AssertionError(f"a replica ended by itself:\n{service.log_tail()}")
+        for replica in self._running:
+            if not replica.service.is_running:
+                raise AssertionError(f"a replica ended by itself:\n{replica.service.log_tail()}")
 
-    def _pop(self, pick: int) -> ServiceProcess:
-        service, proxy = self._running.pop(pick % self.size)
-        self._free.append(proxy)
-        return service
+    def _pop(self, pick: int) -> "_Replica":
+        replica = self._running.pop(pick % self.size)
+        self._free.append(replica.proxy)
+        return replica
 
     async def _leave(self, service: ServiceProcess) -> None:
         status = await service.terminate()
         if status == -signal.SIGTERM and not service.log_tail():
             return  # it was asked to go before it could listen to signals: there was nothing to finish
         self._report.exit_codes[status] += 1
+
+
+class Plan:
+    """Which mishap comes next: each of EACH_ONCE first, then as the dice fall, and of those only what can be."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self.to_come = set(EACH_ONCE)
+
+    def next(self, size: int, *, can_hang: bool, is_well: bool) -> str:
+        """For a fleet of this `size`, and a network that `can_hang`, or `is_well` enough to become slow."""
+        action = self._dice.choice(sorted(self.to_come) or _KINDS)
+        if action == "hang" and not can_hang:
+            action = "slow"
+        if action == "slow" and not is_well:
+            action = "grow"
+        if action == "grow" and size >= MAX_REPLICAS:
+            action = "terminate"
+        if action in {"terminate", "kill"} and size == 1:
+            action = "grow"
+        return action
+
+    def done(self, action: str, *, is_work_left: bool) -> None:
+        """A mishap that came before anything was under way is to come again."""
+        if is_work_left:
+            self.to_come.discard(action)
 
 
 async def chaos(
@@ -160,39 +201,26 @@ async def chaos(
         network = Network(proxies, hangs=hangs, dice=dice, actions=report.actions)
         await fleet.grow()
         publishing = asyncio.create_task(_publish_slowly(deployment, groups))
-        to_come = set(EACH_ONCE)
+        plan = Plan(dice)
         async with _failing_aws(aws):
             while (left := len(await organisation.wrong(aws, groups))) > _CALM_FROM * events:
                 await asyncio.sleep(dice.uniform(0.5, 1.5) * pause_s)
                 fleet.check()
-                action = _possible(dice.choice(sorted(to_come) or _KINDS), fleet, network)
-                if action in {"kill", "terminate"} and action in to_come:
+                action = plan.next(fleet.size, can_hang=network.can_hang, is_well=network.is_well)
+                if action in {"kill", "terminate"} and action in plan.to_come:
                     await fleet.until_ready()
                 await _act(action, dice, fleet, broker, network, aws)
                 report.actions[action] += 1
-                if left < events:  # or nothing was under way yet
-                    to_come.discard(action)
-            report.not_met = sorted(to_come)
+                plan.done(action, is_work_left=left < events)
+            report.not_met = sorted(plan.to_come)
         await publishing
         await network.until_well()
         await _until_sealed(organisation, aws, groups, fleet, report)
         await fleet.end()
         report.dead_letters = len(await deployment.all_on(deployment.settings.dead_letter_topic))
-        _count(report, await aws.calls("AssociateKmsKey"), fleet.killed_at)
+        count(report, await aws.calls("AssociateKmsKey"), fleet.killed_at)
     report.seconds = time.monotonic() - started
     return report
-
-
-def _possible(action: str, fleet: Fleet, network: Network) -> str:
-    if action == "hang" and not network.can_hang:
-        action = "slow"
-    if action == "slow" and not network.is_well:
-        action = "grow"
-    if action == "grow" and fleet.size >= MAX_REPLICAS:
-        action = "terminate"
-    if action in {"terminate", "kill"} and fleet.size == 1:
-        action = "grow"
-    return action
 
 
 async def _act(action, dice, fleet, broker, network, aws) -> None:
@@ -247,12 +275,17 @@ async def _until_sealed(organisation, aws, groups, fleet, report, timeout_s=240.
         await asyncio.sleep(1)
 
 
-def _count(report: Report, calls: list[Call], killed_at: list[float]) -> None:
+def count(report: Report, calls: list[Call], killed_at: Mapping[str, float]) -> None:
+    """A call that a replica had made when it was killed goes on in AWS: it alone may overlap, with one that began afterwards."""
     for first, second in overlaps(calls):
-        if any(first.started_s <= at <= second.started_s for at in killed_at):
+        if killed_at.get(_session(first), _NEVER) <= second.started_s and _session(first) != _session(second):
             report.overlaps_across_a_kill += 1
         else:
             report.overlaps += 1
     sealed = Counter((call.account, call.region, call.log_group) for call in calls if call.is_ok)
     report.calls = len(calls)
     report.duplicates = sum(times - 1 for times in sealed.values())
+
+
+def _session(call: Call) -> str:
+    return call.caller.rpartition("/")[2]

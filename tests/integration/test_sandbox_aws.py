@@ -876,6 +876,8 @@ async def test_the_call_log_tells_who_did_what_and_how_it_ended(aws, clients, km
         ("sts", "AssumeRole", ACCOUNT, REGION, None, None, role, "ok"),
         ("logs", "DescribeLogGroups", TENANT, "us-east-1", None, None, None, "ok"),
     ]
+    assert calls[0].caller == f"arn:aws:iam::{ACCOUNT}:user/sandbox"
+    assert calls[-1].caller == f"arn:aws:sts::{TENANT}:assumed-role/logwarden/test"
     assert before <= calls[0].started_s <= calls[0].ended_s <= calls[1].started_s <= calls[-1].ended_s <= after
     assert [call.operation for call in await aws.calls("DescribeKey")] == ["DescribeKey"]
 

@@ -16,6 +16,7 @@ def call(
         started_s=started_s,
         ended_s=started_s if ended_s is None else ended_s,
         account=account,
+        caller="",
         region="eu-west-1",
         service="logs",
         operation=operation,

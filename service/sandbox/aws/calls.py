@@ -16,13 +16,14 @@ class Call:
     """One call to Logs, KMS, STS, IAM or DynamoDB: when, by whom, on what, and how it ended.
 
     Times are `time.monotonic()` seconds, which on Linux every process of the machine shares: from the whole request having
-    arrived until just before the answer is written. `account` is the one acted in, "" where the caller was not known. `result` is
-    "ok", AWS's error code, or "connection reset".
+    arrived until just before the answer is written. `account` is the one acted in, and `caller` an ARN that ends with the name of the
+    role's session; both are "" where the caller was not known. `result` is "ok", AWS's error code, or "connection reset".
     """
 
     started_s: float
     ended_s: float
     account: str
+    caller: str
     region: str
     service: str
     operation: str

@@ -96,7 +96,7 @@ class Endpoint:
             return error_answer("logs", e)
         if operator_account := headers.get(OPERATOR_HEADER):
             return self._answer_to_operator(envelope, operator_account)
-        account, answer, result = "", None, CONNECTION_RESET
+        account, caller_arn, answer, result = "", "", None, CONNECTION_RESET
         try:
             caller = self.sessions.caller(
                 service=envelope.service,
@@ -104,7 +104,7 @@ class Endpoint:
                 access_key_id=envelope.access_key_id,
                 token=envelope.session_token,
             )
-            account = caller.account
+            account, caller_arn = caller.account, caller.arn
             answer = await self._answer_with_faults(ApiCall(envelope=envelope, caller=caller))
             result = OK if answer.status < HTTPStatus.BAD_REQUEST else _error_code(answer)
         except AwsError as e:
@@ -116,6 +116,7 @@ class Endpoint:
                 started_s=started_s,
                 ended_s=self._now_s(),
                 account=account,
+                caller=caller_arn,
                 region=envelope.region,
                 service=envelope.service,
                 operation=envelope.operation,
