@@ -15,13 +15,13 @@ from typing import Any, Final, TypeVar, cast
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
-from service.domain.lane import Work
 from service.domain.offsets import Delivery
 from service.domain.outcome import CallFailedError, FailureClass, Recourse
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.domain.sweep import Command, SweepCommand
 from service.domain.verify import VerifyCommand
+from service.domain.work import Work
 from service.ports import Clock, GivenUpError, StartOverError
 
 FENCED: Final = "fence"  # why it is suspended when it may not call
@@ -260,12 +260,12 @@ class Dispatcher:
     # -- for Turn
 
     def is_probing(self, work: Work) -> bool:
-        return self.schedule.lane_of(work).is_probing
+        return self.schedule.lane_of(work).fault.is_probing
 
     async def token(self, work: Work, quota: Quota) -> None:
         if self._draining.is_set():
             raise GivenUpError
-        if self._suspended_for or self.schedule.lane_of(work).held_until > self._clock.now():
+        if self._suspended_for or self.schedule.lane_of(work).fault.held_until > self._clock.now():
             raise StartOverError
         future = self._waiting[work] = asyncio.get_running_loop().create_future()
         self.schedule.wait(work, quota, self._clock.now())
@@ -341,11 +341,11 @@ class Dispatcher:
             self.schedule.unpark(work)
 
     def answered(self, work: Work) -> None:
-        self.schedule.lane_of(work).answered()
+        self.schedule.lane_of(work).fault.answered()
 
     def retries(self, work: Work, error: CallFailedError) -> None:
         lane = self.schedule.lane_of(work)
-        if lane.retries(self._clock.now(), error.failure.label, error.detail) and not lane.is_probing:
+        if lane.fault.retries(self._clock.now(), error.failure.label, error.detail) and not lane.fault.is_probing:
             self._on_retry(lane.id, error.failure, error.detail)
 
     def throttled(self, work: Work, quota: Quota) -> None:
@@ -439,8 +439,8 @@ class Dispatcher:
         for delivery in work.deliveries:
             delivery.finish()
         lane = self.schedule.lane_of(work)
-        if lane_is_well and lane.hold_reason is not None:
-            lane.release()
+        if lane_is_well and lane.fault.reason is not None:
+            lane.fault.release()
             self._on_released(lane.id)
         self._leave(work)
 
@@ -449,10 +449,10 @@ class Dispatcher:
 
         An answer from before the hold, of which only the outcome took until now, says nothing.
         """
-        lane = self.schedule.lane_of(work)
-        if turn.answered_at is not None and turn.answered_at > lane.held_at:
+        fault = self.schedule.lane_of(work).fault
+        if turn.answered_at is not None and turn.answered_at > fault.began_at:
             return True
-        return lane.hold_reason == FailureClass.REGISTRY_UNAVAILABLE.label
+        return fault.reason == FailureClass.REGISTRY_UNAVAILABLE.label
 
     def _hold(self, work: Work, held: Held) -> bool:
         """Hold the command's lane, with all that has started in it; say whether the command has held it for too long to be put back."""
@@ -460,7 +460,7 @@ class Dispatcher:
             return False
         now = self._clock.now()
         lane = self.schedule.lane_of(work)
-        if lane.hold(now, held.failure.label, held.detail, first_s=self._hold_s, longest_s=self._max_hold_s):
+        if lane.fault.hold(now, held.failure.label, held.detail, first_s=self._hold_s, longest_s=self._max_hold_s):
             self._on_held(lane.id, held.failure, held.detail)
             self._interrupt(self.schedule.give_up_waits(lane), StartOverError)
             for overdue in self.schedule.take_overdue(lane, now, after_s=self._hold_at_most_s):

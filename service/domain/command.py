@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Final, TypeGuard
 
-from service.domain.log_group import InvalidIdentityError, LogGroup, TenantId, account_id, region_name
+from service.domain.log_group import InvalidIdentityError, Lane, LogGroup, TenantId, account_id, region_name
 
 _WIRE_VERSION: Final = 1
 # Half of what a broker takes: whatever we write of a command has to fit, headers and all.
@@ -99,6 +99,15 @@ class EnsureCommand:
     request_ids: tuple[str, ...] = ()
     deferrals: int = 0
     strikes: int = 0
+
+    @property
+    def lane(self) -> Lane:
+        return self.log_group.lane
+
+    @property
+    def queue_key(self) -> str:
+        """What tells it from all else in its lane."""
+        return self.log_group.name
 
     @property
     def priority(self) -> Priority:

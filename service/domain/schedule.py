@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from service.domain import log_group
-from service.domain.lane import Lane, Work
+from service.domain.lane import Lane
 from service.domain.log_group import Region
 from service.domain.offsets import Delivery
 from service.domain.pacing import Quota
 from service.domain.status import LanesStatus
 from service.domain.sweep import Command
+from service.domain.work import Work
 
 _IDLE_S = 60.0  # an idle lane is kept this long after its pace is back to normal: bursts come in pairs
 _NOW = float("-inf")  # the place of a lane in the turn queue
@@ -58,11 +59,11 @@ class Schedule:
 
     def lane_of(self, work: Work) -> Lane:
         """The lane of a command that is waiting or running: it is not forgotten before the command is finished."""
-        return self._lanes[work.log_group.lane]
+        return self._lanes[work.lane]
 
     def add(self, command: Command, delivery: Delivery, now: float) -> None:
         """Queue a command in its lane."""
-        lane_id = command.log_group.lane
+        lane_id = command.lane
         lane = self._lanes.get(lane_id)
         if lane is None:
             lane = self._lanes[lane_id] = self._new_lane(lane_id, delivery.owned_since)

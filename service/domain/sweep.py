@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
 from service.domain.command import EnsureCommand, MalformedCommandError, Priority, Trigger, wrong_version
-from service.domain.log_group import InvalidIdentityError, Lane, LogGroup, TenantId, account_id, region_name
+from service.domain.log_group import InvalidIdentityError, Lane, TenantId, account_id, region_name
 from service.domain.request import new_request_id, repeated_request_id
 from service.domain.verify import VerifyCommand
 
@@ -61,9 +61,9 @@ class SweepCommand:
     key: str | None = None
 
     @property
-    def log_group(self) -> LogGroup:
-        """What stands for it in the lane's queue: no log group's name has a space."""
-        return LogGroup(self.lane.account, self.lane.region, f"sweep {self.sweep_id}")
+    def queue_key(self) -> str:
+        """What tells it from all else in its lane: no log group's name has a space."""
+        return f"sweep {self.sweep_id}"
 
     @property
     def trigger(self) -> Trigger:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.domain.command import Priority, Trigger
-from service.domain.log_group import KeyArn, Lane, LogGroup
+from service.domain.log_group import KeyArn, Lane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +19,9 @@ class VerifyCommand:
     keys: Mapping[str, KeyArn]
 
     @property
-    def log_group(self) -> LogGroup:
-        """What stands for it in the lane's queue: no log group's name has a space."""
-        return LogGroup(self.lane.account, self.lane.region, f"verify {self.number}")
+    def queue_key(self) -> str:
+        """What tells it from all else in its lane: no log group's name has a space."""
+        return f"verify {self.number}"
 
     @property
     def trigger(self) -> Trigger:

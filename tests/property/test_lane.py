@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.domain import lane as lanes
 from service.domain.command import EnsureCommand, Priority, Trigger
-from service.domain.lane import MAX_DEBT_S, PATIENCE_S, SPACING, Work
 from service.domain.pacing import Quota
+from service.domain.queue import MAX_DEBT_S, PATIENCE_S, SPACING
+from service.domain.work import Work
 from tests.support.fakes import Deliveries, ensure, new_lane
 
 NAMES = st.sampled_from("abcdefgh")
@@ -20,7 +21,7 @@ COMMANDS = st.builds(
 )
 QUOTAS = st.sampled_from(Quota)
 AHEAD = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
-MAX_RUNNING = {Priority.URGENT: 6, Priority.RETRY: 5, Priority.SWEEP: 5}  # fewer than in earnest: to be reached
+MAX_RUNNING, MAX_RUNNING_NOT_URGENT = 6, 5  # fewer than in earnest: to be reached
 
 
 class Doing(Enum):
@@ -119,7 +120,7 @@ class Model:
         firsts = [
             min((name for name, a in self.waiting.items() if a.priority is p), key=lambda n: self.waiting[n].place)
             for p in {a.priority for a in self.waiting.values()}
-            if len(self.running) < MAX_RUNNING[p]
+            if len(self.running) < (MAX_RUNNING if p is Priority.URGENT else MAX_RUNNING_NOT_URGENT)
         ]
         first = min(firsts, key=lambda name: (self.rank(name), self.waiting[name].priority), default=None)
         if first is None:
@@ -139,7 +140,7 @@ class Model:
             urgent = [(a.place, a.since) for a in self.waiting.values() if a.priority is Priority.URGENT]
             present = min(urgent)[1] if urgent else now
             asked.started_rank = rank
-            if asked.priority in SPACING:
+            if SPACING[asked.priority]:
                 self.earliest[asked.priority] = min(max(rank + SPACING[asked.priority] / 5, present), now + MAX_DEBT_S)
             asked.doing, asked.inherited = Doing.PREPARING, Priority.SWEEP
 
@@ -173,7 +174,9 @@ class Model:
 class LaneAgainstModel(RuleBasedStateMachine):
     @initialize(max_under_way=st.sampled_from([1, 2, 3, 16]))
     def begin(self, max_under_way: int) -> None:
-        self.limits = mock.patch.object(lanes, "_MAX_RUNNING", tuple(MAX_RUNNING[priority] for priority in Priority))
+        self.limits = mock.patch.multiple(
+            lanes, _MAX_RUNNING=MAX_RUNNING, _MAX_RUNNING_NOT_URGENT=MAX_RUNNING_NOT_URGENT
+        )
         self.limits.start()
         self.now = 1000.0
         self.lane = new_lane(owned_since=self.now, max_under_way=max_under_way)
@@ -219,7 +222,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         ready_at = self.lane.ready_at()
         work = self.lane.next(self.now)
         assert (work is not None) == (ready_at is not None and ready_at <= self.now)
-        assert (work and work.log_group.name) == expected
+        assert (work and work.key) == expected
         if work is not None and expected is not None:
             assert self.works.setdefault(expected, work) is work, "two calls for one group at once"
             self.model.next(expected, self.now)
@@ -294,7 +297,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def hold(self) -> None:
-        is_new = self.lane.hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
+        is_new = self.lane.fault.hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
         assert is_new == (self.now >= self.model.held_until)
         if is_new:
             self.model.held_since = self.model.held_since if self.model.hold_s else self.now
@@ -303,7 +306,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def release(self) -> None:
-        self.lane.release()
+        self.lane.fault.release()
         self.model.held_until = self.model.hold_s = 0.0
 
     @rule(after_s=st.sampled_from([1.0, 40.0, 400.0]))
@@ -313,9 +316,9 @@ class LaneAgainstModel(RuleBasedStateMachine):
         ages = {name: self.now - asked.since for name, asked in model.waiting.items()}
         expected = {name for name, age_s in ages.items() if is_due and age_s >= after_s}
         taken = self.lane.take_overdue(self.now, after_s=after_s)
-        assert {work.log_group.name for work in taken} == expected
+        assert {work.key for work in taken} == expected
         for work in taken:
-            name = work.log_group.name
+            name = work.key
             asked = model.running[name] = model.waiting.pop(name)
             asked.doing, asked.inherited = Doing.GOING_ON, Priority.SWEEP
             asked.started_rank = work.rank  # of no meaning: it is postponed, and waits for no token
@@ -334,11 +337,11 @@ class LaneAgainstModel(RuleBasedStateMachine):
         self.model.waiting.clear()
         self.model.dirty.clear()
         given_up = self.lane.give_up_waits()
-        assert {work.log_group.name for work in given_up} == set(self.model.doing(Doing.WAITING))
+        assert {work.key for work in given_up} == set(self.model.doing(Doing.WAITING))
         for work in given_up:
-            self.model.running[work.log_group.name].doing = Doing.GOING_ON
+            self.model.running[work.key].doing = Doing.GOING_ON
             self.dropped.update(d.offset for d in work.deliveries)
-            self._finish(work.log_group.name, is_done=False)
+            self._finish(work.key, is_done=False)
 
     def _finish(self, name: str, *, is_done: bool = True) -> None:
         work = self.works.pop(name)

@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.domain import lane, log_group
 from service.domain.command import Trigger
-from service.domain.lane import Work
 from service.domain.log_group import AccountId, Lane, Region
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.domain.work import Work
 from tests.support.fakes import Deliveries, busiest_second, ensure, new_lane
 
 LANES = st.builds(
@@ -65,7 +65,7 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
         work = self._pick(data)
         for delivery in work.deliveries:
             delivery.finish()
-        self.schedule.lane_of(work).release()
+        self.schedule.lane_of(work).fault.release()
         self.schedule.finish(work, self.now)
 
     @precondition(lambda self: self.under_way)
@@ -101,7 +101,7 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
         work = self._pick(data)
-        self.schedule.lane_of(work).hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
+        self.schedule.lane_of(work).fault.hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
         self.schedule.put_back(work, self.now)
 
     @precondition(lambda self: self.under_way)
@@ -111,7 +111,7 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
 
     @rule()
     def drop(self) -> None:
-        waiting = {w for each in self.schedule for w in each._waiting.values()}
+        waiting = {w for each in self.schedule for w in each._queue}
         dirty = {w for each in self.schedule for w in each._dirty.values()}
         given_up = self.schedule.drop(self.now)
         assert set(given_up) == self.waiting.keys()
@@ -123,18 +123,18 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
     def _pump(self) -> None:
         while True:
             before = len(self.under_way)
-            places = Counter(work.log_group.region for work in self.under_way)
+            places = Counter(work.lane.region for work in self.under_way)
             work = self.schedule.next(self.now)
             if work is None:
                 break
             assert work not in self.under_way
             assert before < self.max_under_way
-            region = work.log_group.region
+            region = work.lane.region
             if (regions := len({each.id.region for each in self.schedule})) > 1:
                 share = max(3 * (self.max_under_way - before), self.max_under_way // regions)
                 assert places[region] < share, "more than its share"
             if work in self.waiting:
-                self.calls.setdefault((work.log_group.lane, self.waiting.pop(work)), []).append(self.now)
+                self.calls.setdefault((work.lane, self.waiting.pop(work)), []).append(self.now)
             self.under_way.append(work)
         wake_at = self.schedule.wake_at()
         assert wake_at is None or wake_at > self.now, "the timer would fire again and again"
@@ -145,7 +145,7 @@ class ScheduleAgainstItsLanes(RuleBasedStateMachine):
         """The lanes that may have another place."""
         if len(self.under_way) >= self.max_under_way:
             return []
-        places = Counter(work.log_group.region for work in self.under_way)
+        places = Counter(work.lane.region for work in self.under_way)
         regions = {each.id.region for each in self.schedule}
         free = self.max_under_way - len(self.under_way)
         share = math.inf if len(regions) <= 1 else max(3 * free, self.max_under_way // len(regions))

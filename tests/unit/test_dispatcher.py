@@ -539,7 +539,7 @@ async def test_a_held_command_is_put_back_and_worked_again_until_it_succeeds():
         await bench.until_idle()
         assert not bench.deliveries.open
         lane = next(iter(bench.dispatcher.schedule))
-        assert lane.hold_reason is None
+        assert lane.fault.reason is None
         bench.submit("another")
         await bench.until_idle()
         assert bench.released == [LANE], "once"
@@ -660,7 +660,7 @@ async def test_a_hold_for_the_registry_ends_with_the_first_command_that_it_has_d
         await asyncio.sleep(60)
         assert not bench.deliveries.open
         (lane,) = bench.dispatcher.schedule
-        assert lane.hold_reason is None
+        assert lane.fault.reason is None
 
 
 @virtual_time
@@ -677,7 +677,7 @@ async def test_an_answer_that_is_the_lanes_own_fault_ends_no_hold():
         bench.submit("gives-up")
         await asyncio.sleep(8)
         (lane,) = bench.dispatcher.schedule
-        assert lane.hold_reason == "unreachable"
+        assert lane.fault.reason == "unreachable"
 
 
 @virtual_time
@@ -706,7 +706,7 @@ async def test_a_success_wakes_a_held_lane_at_once():
         for name in ("sick", "well", "next"):
             bench.submit(name)
         await asyncio.sleep(1.3)
-        assert next(iter(bench.dispatcher.schedule)).hold_reason == "unreachable"  # since the first answer
+        assert next(iter(bench.dispatcher.schedule)).fault.reason == "unreachable"  # since the first answer
         await asyncio.sleep(0.15)  # and the second is here
         assert [call.log_group.name for call in bench.log_groups.calls] == ["sick", "well", "next"]
 
@@ -775,7 +775,7 @@ async def test_a_command_that_made_no_call_proves_nothing_about_the_fault():
         assert bench.deliveries.open == {1}
         assert len(calls) == 1
         (lane,) = bench.dispatcher.schedule
-        assert lane.held_until == calls[0] + 5
+        assert lane.fault.held_until == calls[0] + 5
 
 
 # -- bugs
@@ -1101,7 +1101,7 @@ async def test_a_pause_is_given_up_and_does_not_just_end():
 
 
 def task_of(bench: Bench, name: str) -> "asyncio.Task[None]":
-    return next(task for work, task in bench.dispatcher._active.items() if work.log_group.name == name)
+    return next(task for work, task in bench.dispatcher._active.items() if work.key == name)
 
 
 @virtual_time

@@ -4,10 +4,12 @@ import pytest
 
 from service.domain import lane as lanes
 from service.domain.command import Priority, Trigger
-from service.domain.lane import PATIENCE_S, Crowd, Lane, Work
+from service.domain.lane import Crowd, Lane
 from service.domain.offsets import untracked
 from service.domain.pacing import Quota
+from service.domain.queue import PATIENCE_S
 from service.domain.sweep import SweepCommand
+from service.domain.work import Work
 from tests.support import fakes
 from tests.support.fakes import LANE, Deliveries, ensure, lane_number
 
@@ -74,7 +76,7 @@ class Bench:
         for _ in range(count):
             works.append(self.call())
             self.finish(works[-1])
-        return " ".join(work.log_group.name for work in works)
+        return " ".join(work.key for work in works)
 
 
 # -- one at a time
@@ -147,7 +149,7 @@ def test_no_more_commands_are_under_way_than_the_limit():
     assert bench.lane.next(bench.now + 60) is None
     assert bench.lane.ready_at() is None
     bench.finish(first)
-    assert bench.next().log_group.name == "c"
+    assert bench.next().key == "c"
 
 
 @pytest.mark.parametrize("quota", [None, *Quota])
@@ -161,7 +163,7 @@ def test_a_command_that_waits_leaves_its_place_to_another(quota: Quota | None):
     assert (bench.lane.running, bench.lane.under_way) == (1, 0)
     second = bench.lane.next(EARLY)  # before there is a token
     assert second is not None
-    assert second.log_group.name == "b"
+    assert second.key == "b"
     assert bench.lane.next(bench.now + 60) is None, "its token is there, but not its place"
 
 
@@ -177,7 +179,7 @@ def test_a_command_that_goes_on_with_an_answer_does_so_even_if_that_makes_one_to
     bench.finish(first)
     assert bench.lane.ready_at() is None
     bench.finish(second)
-    assert bench.next().log_group.name == "c"
+    assert bench.next().key == "c"
 
 
 def test_a_command_is_started_without_a_token_and_calls_with_one():
@@ -264,8 +266,8 @@ def test_the_urgent_are_started_at_once_however_many_sweeps_wait_for_tokens():
         bench.add(str(number), Trigger.SWEEP)
     assert len(bench.start_all()) == AHEAD
     bench.add("event")
-    assert [work.log_group.name for work in bench.start_all()] == ["event"]
-    assert bench.next().log_group.name == "event"
+    assert [work.key for work in bench.start_all()] == ["event"]
+    assert bench.next().key == "event"
 
 
 def test_a_lane_does_not_start_commands_without_end_and_keeps_room_for_the_urgent():
@@ -276,15 +278,15 @@ def test_a_lane_does_not_start_commands_without_end_and_keeps_room_for_the_urgen
     while (work := bench.lane.next(bench.now)) is not None:
         started.append(work)
         bench.lane.park(work)
-    assert len(started) == lanes._MAX_RUNNING[Priority.SWEEP] < 500
+    assert len(started) == lanes._MAX_RUNNING_NOT_URGENT < 500
     for number in range(1000, 2000):
         bench.add(str(number))
-    assert bench.next().log_group.name == "1000"
+    assert bench.next().key == "1000"
     bench.lane.park(bench.lane._running["1000"])
     while (work := bench.lane.next(bench.now)) is not None:
         assert work.command.priority is Priority.URGENT
         bench.lane.park(work)
-    assert bench.lane.running == lanes._MAX_RUNNING[Priority.URGENT] < 500
+    assert bench.lane.running == lanes._MAX_RUNNING < 500
     assert bench.lane.ready_at() is None
 
 
@@ -312,7 +314,7 @@ def test_those_who_wait_for_a_token_get_it_in_the_order_of_their_urgency_and_not
         work = bench.lane.next(EARLY)
         assert work is not None
         bench.wait(work)
-    assert [bench.next().log_group.name for _ in range(4)] == ["event", "event2", "retry", "sweep"]
+    assert [bench.next().key for _ in range(4)] == ["event", "event2", "retry", "sweep"]
 
 
 def test_a_waiting_sweep_that_somebody_asks_for_goes_with_the_urgent():
@@ -336,7 +338,7 @@ def test_a_sweep_that_waits_for_its_token_does_so_as_urgently_as_those_who_ask_f
     bench.add("event")
     bench.add("s2", Trigger.REQUEST)
     bench.add("s3", Trigger.SWEEP)
-    assert [bench.call().log_group.name for _ in range(4)] == ["s2", "event", "s1", "s3"]
+    assert [bench.call().key for _ in range(4)] == ["s2", "event", "s1", "s3"]
 
 
 def test_how_urgent_a_command_was_for_those_who_waited_for_it_is_forgotten_when_it_is_put_back():
@@ -378,9 +380,9 @@ def test_nothing_starves_under_a_flood_of_urgent_work(trigger: Trigger, deferral
             arrived, number = arrived + 0.1, number + 1
         work = bench.call()
         bench.finish(work)
-        if work.log_group.name == "patient":
+        if work.key == "patient":
             break
-        assert added_at[work.log_group.name] <= START + patience_s
+        assert added_at[work.key] <= START + patience_s
     assert bench.now >= START + patience_s
 
 
@@ -460,7 +462,7 @@ def test_each_quota_is_spent_by_itself():
         bench.wait(works[number], list(Quota)[number - 3])
     times: dict[str, float] = {}
     for _ in range(6):
-        name = bench.next().log_group.name
+        name = bench.next().key
         times[name] = round(bench.now - START + INTERVAL_S, 3)  # since the lane is there
     assert times == {"0": 0.2, "1": 0.2, "2": 0.1, "3": 0.4, "4": 0.4, "5": 0.2}
 
@@ -488,9 +490,9 @@ def test_a_throttle_slows_the_quota_that_it_was_for_and_no_other():
         assert work is not None
         bench.wait(work, quota)
     bench.lane.throttled(Quota.TAGS, START)
-    assert bench.next().log_group.name == "a"
+    assert bench.next().key == "a"
     assert bench.now == START
-    assert bench.next().log_group.name == "t"
+    assert bench.next().key == "t"
     assert bench.now == START + 2 * INTERVAL_S
 
 
@@ -501,10 +503,10 @@ def test_where_a_record_says_that_the_lane_was_somebody_elses_no_quota_has_a_tok
         bench.add(quota.value)
         bench.wait(bench.next(), quota)
     bench.lane.add(ensure("first of the new assignment"), Deliveries(owned_since=START + 100).next(), START + 100)
-    assert bench.next().log_group.name == "first of the new assignment"
+    assert bench.next().key == "first of the new assignment"
     at = bench.lane.ready_at()
     assert at == pytest.approx(START + 100 + 0.1), "a description"
-    assert {(bench.next().log_group.name, round(bench.now - START, 3)) for _ in Quota} == {
+    assert {(bench.next().key, round(bench.now - START, 3)) for _ in Quota} == {
         ("DescribeLogGroups", 100.1),
         ("AssociateKmsKey", 100.2),
         ("ListTagsForResource", 100.2),
@@ -529,10 +531,10 @@ def test_a_command_that_calls_again_goes_before_those_that_came_after_it():
     for name in "abc":
         bench.add(name)
     bench.lane.park(work)  # for half a second, as its task does
-    names = [bench.call().log_group.name for _ in range(2)]
+    names = [bench.call().key for _ in range(2)]
     bench.lane.unpark()
     bench.wait(work)
-    names += [bench.call().log_group.name for _ in range(2)]
+    names += [bench.call().key for _ in range(2)]
     assert names == ["a", "b", "again", "c"]
     assert bench.now == pytest.approx(START + 0.8)
 
@@ -591,10 +593,10 @@ def test_a_command_that_is_cancelled_while_it_waits_for_a_token_leaves_it_to_the
 def test_a_lane_that_is_held_starts_nothing_until_the_hold_is_over():
     bench = Bench()
     bench.add("a")
-    bench.lane.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
     assert bench.lane.next(START + 4.9) is None
-    assert bench.lane.ready_at() == bench.lane.held_until == START + 5
-    assert bench.lane.hold_reason == "unreachable"
+    assert bench.lane.ready_at() == bench.lane.fault.held_until == START + 5
+    assert bench.lane.fault.reason == "unreachable"
     assert bench.lane.next(START + 5) is not None
 
 
@@ -602,7 +604,7 @@ def test_commands_that_wait_for_tokens_are_held_too():
     bench = Bench()
     bench.add("a")
     bench.wait(bench.next())
-    bench.lane.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
     assert bench.lane.next(START + 1) is None
     assert bench.lane.ready_at() == START + 5
 
@@ -610,43 +612,43 @@ def test_commands_that_wait_for_tokens_are_held_too():
 def test_each_hold_is_twice_as_long_as_the_last_up_to_the_longest():
     lane, now, lengths = new_lane(), START, []
     for _ in range(7):
-        lane.hold(now, "unreachable", first_s=5.0, longest_s=60.0)
-        lengths.append(lane.held_until - now)
-        now = lane.held_until
+        lane.fault.hold(now, "unreachable", first_s=5.0, longest_s=60.0)
+        lengths.append(lane.fault.held_until - now)
+        now = lane.fault.held_until
     assert lengths == [5, 10, 20, 40, 60, 60, 60]
 
 
 def test_an_outage_of_weeks_is_only_many_holds():
     lane, now = new_lane(), START
     for _ in range(20_000):  # of a minute
-        lane.hold(now, "role-not-assumable", first_s=5.0, longest_s=60.0)
-        now = lane.held_until
-    assert lane.held_until == now
-    lane.release()
-    lane.hold(now, "unreachable", first_s=5.0, longest_s=60.0)
-    assert lane.held_until == now + 5
+        lane.fault.hold(now, "role-not-assumable", first_s=5.0, longest_s=60.0)
+        now = lane.fault.held_until
+    assert lane.fault.held_until == now
+    lane.fault.release()
+    lane.fault.hold(now, "unreachable", first_s=5.0, longest_s=60.0)
+    assert lane.fault.held_until == now + 5
 
 
 def test_commands_that_fail_during_a_hold_do_not_make_it_longer():
     lane = new_lane()
-    lane.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
+    lane.fault.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
     for ms in (0, 1, 4999):
-        lane.hold(START + ms / 1000, "unreachable", first_s=5.0, longest_s=60.0)
-    assert lane.held_until == START + 5
-    lane.hold(START + 5, "unreachable", first_s=5.0, longest_s=60.0)
-    assert lane.held_until == START + 15
+        lane.fault.hold(START + ms / 1000, "unreachable", first_s=5.0, longest_s=60.0)
+    assert lane.fault.held_until == START + 5
+    lane.fault.hold(START + 5, "unreachable", first_s=5.0, longest_s=60.0)
+    assert lane.fault.held_until == START + 15
 
 
 def test_a_success_ends_the_hold_and_forgets_how_long_it_was():
     bench = Bench()
     bench.add("a")
-    bench.lane.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
-    bench.lane.hold(START + 5, "unreachable", first_s=5.0, longest_s=60.0)
-    bench.lane.release()
-    assert bench.lane.hold_reason is None
+    bench.lane.fault.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.hold(START + 5, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.release()
+    assert bench.lane.fault.reason is None
     assert bench.lane.next(START + 5) is not None
-    bench.lane.hold(START + 6, "unreachable", first_s=5.0, longest_s=60.0)
-    assert bench.lane.held_until == START + 11
+    bench.lane.fault.hold(START + 6, "unreachable", first_s=5.0, longest_s=60.0)
+    assert bench.lane.fault.held_until == START + 11
 
 
 def test_after_a_hold_one_command_tries_before_the_others_follow():
@@ -654,14 +656,14 @@ def test_after_a_hold_one_command_tries_before_the_others_follow():
     for name in "abc":
         bench.add(name)
     first = bench.next()
-    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
     bench.lane.put_back(first)
     trying = bench.next()
     assert bench.now == pytest.approx(START + 5.0)
     assert bench.lane.ready_at() is None, "a fault that persists takes one place"
-    bench.lane.release()
+    bench.lane.fault.release()
     bench.finish(trying)
-    assert {bench.next().log_group.name, bench.next().log_group.name} | {trying.log_group.name} == set("abc")
+    assert {bench.next().key, bench.next().key} | {trying.key} == set("abc")
 
 
 def test_after_a_hold_one_of_those_who_wait_for_tokens_calls_before_the_others_do():
@@ -670,7 +672,7 @@ def test_after_a_hold_one_of_those_who_wait_for_tokens_calls_before_the_others_d
         bench.add(str(number))
     first = bench.call()
     bench.start_all()
-    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
     bench.lane.put_back(first)
     bench.next()
     assert bench.now == START + 5.0
@@ -682,8 +684,8 @@ def held_for(bench: Bench, seconds: float) -> None:
     """Hold the lane, again and again, and find the fault still there at the end of it."""
     until = bench.now + seconds
     while bench.now < until:
-        bench.lane.hold(bench.now, "role-not-assumable", first_s=5.0, longest_s=60.0)
-        bench.now = min(until, bench.lane.held_until)
+        bench.lane.fault.hold(bench.now, "role-not-assumable", first_s=5.0, longest_s=60.0)
+        bench.now = min(until, bench.lane.fault.held_until)
 
 
 def test_what_has_waited_too_long_in_a_held_lane_is_taken_out_of_it_oldest_first():
@@ -696,13 +698,13 @@ def test_what_has_waited_too_long_in_a_held_lane_is_taken_out_of_it_oldest_first
     assert bench.lane.take_overdue(bench.now, after_s=900) == []
     held_for(bench, 1)
     overdue = bench.lane.take_overdue(bench.now, after_s=900)
-    assert [work.log_group.name for work in overdue] == ["a", "b"]
+    assert [work.key for work in overdue] == ["a", "b"]
     assert (bench.lane.running, bench.lane.under_way) == (2, 2)
     assert sum(bench.lane.waiting().values()) == 1
     for work in overdue:
         bench.finish(work)
     assert bench.lane.under_way == 0
-    assert bench.next().log_group.name == "young"
+    assert bench.next().key == "young"
 
 
 def test_a_group_that_is_asked_for_while_its_command_is_taken_out_waits_anew():
@@ -721,11 +723,11 @@ def test_commands_that_wait_for_their_turn_in_a_lane_that_was_held_a_moment_ago_
     bench = Bench()
     bench.add("a")
     bench.now += 5000
-    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
     assert bench.lane.take_overdue(bench.now, after_s=900) == []
     held_for(bench, 899)
-    bench.lane.release()
-    bench.lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    bench.lane.fault.release()
+    bench.lane.fault.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
     bench.now += 5
     assert bench.lane.take_overdue(bench.now, after_s=900) == []
 
@@ -736,7 +738,7 @@ def test_no_more_are_taken_out_than_the_crowd_has_room_for():
     deliveries = Deliveries()
     for name in "abcde":
         lane.add(ensure(name), deliveries.next(), START)
-    lane.hold(START, "unreachable", first_s=900.0, longest_s=900.0)
+    lane.fault.hold(START, "unreachable", first_s=900.0, longest_s=900.0)
     assert len(lane.take_overdue(START + 900, after_s=900)) == 3
     assert crowd.started == 3
     assert lane.take_overdue(START + 900, after_s=900) == []
@@ -745,7 +747,7 @@ def test_no_more_are_taken_out_than_the_crowd_has_room_for():
 def test_pages_of_sweeps_stay_in_their_lane_however_long_it_is_held():
     lane = new_lane()
     lane.add(SweepCommand(lane=LANE, sweep_id="s", asked_at_ms=0), untracked(), START)
-    lane.hold(START, "unreachable", first_s=900.0, longest_s=900.0)
+    lane.fault.hold(START, "unreachable", first_s=900.0, longest_s=900.0)
     assert lane.take_overdue(START + 900, after_s=900) == []
     assert lane.next(START + 900) is not None
 
@@ -760,7 +762,7 @@ def test_a_command_that_is_put_back_waits_its_turn_with_all_that_was_asked_meanw
     bench.lane.put_back(work)
     assert bench.lane.running == bench.lane.under_way == 0
     again = bench.next()
-    assert again.log_group.name == "a"
+    assert again.key == "a"
     assert [d.offset for d in again.deliveries] == [0, 2, 3]
     assert again.command.trigger is Trigger.REQUEST
 
@@ -818,7 +820,7 @@ def test_what_waits_is_counted_by_urgency_and_by_age():
     assert bench.lane.oldest_since() == START
     for name in ("e1", "e2", "s"):
         work = bench.next()
-        assert work.log_group.name == name
+        assert work.key == name
         bench.finish(work)
     assert bench.lane.oldest_since() is None
 

@@ -369,7 +369,7 @@ async def test_a_bug_in_the_call_ends_the_run_and_leaves_nobody_waiting():
 
 
 def task_of(bench: Bench, name: str) -> "asyncio.Task[None]":
-    return next(task for work, task in bench.dispatcher._active.items() if work.log_group.name == name)
+    return next(task for work, task in bench.dispatcher._active.items() if work.key == name)
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.15])

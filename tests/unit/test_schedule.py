@@ -9,11 +9,11 @@ import pytest
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Origin, Trigger
-from service.domain.lane import Work
 from service.domain.log_group import AccountId, Region
 from service.domain.offsets import OffsetLedger
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.domain.work import Work
 from tests.support.fakes import LANE, OTHER_LANE, Deliveries, busiest_second, ensure, lane_number, new_lane
 from tests.support.virtual_time import EPOCH_MS
 
@@ -77,7 +77,7 @@ class Bench:
         started = []
         while True:
             for work in self.calls():
-                started.append((self.now, work.log_group.name))
+                started.append((self.now, work.key))
                 self.finish(work)
             if not any(not lane.is_idle for lane in self.schedule):
                 return started
@@ -104,7 +104,7 @@ def test_lanes_take_turns_when_fewer_may_call_than_could():
     order = []
     for _ in range(6):
         work = bench.call()
-        order.append(work.log_group.lane)
+        order.append(work.lane)
         bench.now += 1
         bench.finish(work)
     assert order == lanes * 2
@@ -123,7 +123,7 @@ def test_a_lane_that_comes_last_is_served_before_the_others_are_served_twice():
         bench.finish(works[-1])
         works.append(bench.call())
         bench.now += 1
-    lanes = [work.log_group.lane for work in works]
+    lanes = [work.lane for work in works]
     assert OTHER_LANE in lanes
     assert max(Counter(lanes[: lanes.index(OTHER_LANE)]).values()) <= 2
 
@@ -140,7 +140,7 @@ def test_a_lane_with_20_000_groups_waiting_delays_no_other():
     due = {lane: START + 1 + n / 200 for n, lane in enumerate(lanes)}  # each is asked for something once a second
     while bench.now < end:
         for work in bench.calls():
-            lane = work.log_group.lane
+            lane = work.lane
             started[lane].append(bench.now)
             if lane in asked:
                 delays.append(bench.now - asked.pop(lane))
@@ -195,7 +195,7 @@ def test_a_lane_is_looked_at_again_when_its_hold_is_over():
     bench.add()
     work = bench.call()
     lane = bench.schedule.lane_of(work)
-    lane.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
+    lane.fault.hold(bench.now, "unreachable", first_s=5.0, longest_s=60.0)
     held_at = bench.now
     bench.schedule.put_back(work, bench.now)
     assert bench.call() is work
@@ -251,7 +251,7 @@ def test_a_command_that_waits_for_a_token_leaves_its_place_to_others(quota: Quot
     assert bench.schedule.under_way == 0
     second = bench.schedule.next(bench.now)
     assert second is not None
-    assert second.log_group.lane != first.log_group.lane
+    assert second.lane != first.lane
     bench.now += 60
     assert bench.schedule.next(bench.now) is None  # its token is there, but not its place
     bench.finish(second)
@@ -311,12 +311,12 @@ def test_one_region_leaves_a_quarter_of_the_places_to_the_others():
         bench.add(lane_in(SICK, number))
     bench.add(lane_in(WELL, 0), "first")
     bench.now += 1
-    assert Counter(work.log_group.region for work in bench.calls()) == {SICK: 6, WELL: 1}
+    assert Counter(work.lane.region for work in bench.calls()) == {SICK: 6, WELL: 1}
     bench.now += 1000
     assert bench.calls() == []
     assert bench.schedule.wake_at() is None, "the timer would fire again and again"
     bench.add(lane_in(WELL, 0), "second")
-    assert [work.log_group.name for work in bench.calls()] == ["second"]
+    assert [work.key for work in bench.calls()] == ["second"]
 
 
 @pytest.mark.parametrize("sick", [1, 2, 5, 20])
@@ -326,13 +326,13 @@ def test_several_sick_regions_together_leave_places_to_the_others(sick):
         bench.add(lane_in(Region(f"eu-sick-{number % sick}"), number))
     bench.add(lane_in(WELL, 0), "first")
     bench.now += 1
-    places = Counter(work.log_group.region for work in bench.calls())
+    places = Counter(work.lane.region for work in bench.calls())
     assert places.pop(WELL) == 1
     assert max(places.values()) - min(places.values()) <= 1, "they have as many each"
     for number in range(5):
         bench.add(lane_in(WELL, 1 + number), "another")
     bench.now += 1
-    assert {work.log_group.region for work in bench.calls()} == {WELL}
+    assert {work.lane.region for work in bench.calls()} == {WELL}
 
 
 def test_a_region_that_is_alone_has_all_places():
@@ -364,13 +364,13 @@ def test_a_place_that_becomes_free_in_a_region_with_its_share_goes_to_its_next_l
         bench.add(lane_in(SICK, number))
     bench.now += 1
     seen = bench.calls()
-    works = [work for work in seen if work.log_group.region == SICK]
+    works = [work for work in seen if work.lane.region == SICK]
     while works:
         bench.finish(works.pop(0))
         bench.now += 0.01
         seen += (next_ones := bench.calls())
         works += next_ones
-    assert len({work.log_group for work in seen}) == len(seen) == 21
+    assert len({(work.lane, work.key) for work in seen}) == len(seen) == 21
 
 
 def test_regions_take_turns_when_fewer_may_call_than_could():
@@ -384,7 +384,7 @@ def test_regions_take_turns_when_fewer_may_call_than_could():
     regions = []
     for _ in range(6):
         work = bench.call()
-        regions.append(work.log_group.region)
+        regions.append(work.lane.region)
         bench.now += 1
         bench.finish(work)
     assert regions == [SICK, WELL] * 3
@@ -404,10 +404,10 @@ def test_a_region_whose_calls_hang_costs_the_others_none_of_their_quota(hang_s: 
     while bench.now < START + 25:
         for work in bench.calls():
             serial += 1
-            is_well = work.log_group.region == WELL
+            is_well = work.lane.region == WELL
             heapq.heappush(ends, (bench.now + (0.1 if is_well else hang_s), serial, work))
             if is_well:
-                called[work.log_group.lane].append(bench.now - START)
+                called[work.lane].append(bench.now - START)
         wake_at = bench.schedule.wake_at()
         assert wake_at is None or wake_at > bench.now
         bench.now = min(ends[0][0] if ends else math.inf, math.inf if wake_at is None else wake_at)
@@ -462,7 +462,7 @@ def test_a_lane_is_not_forgotten_while_anything_is_in_it(state: str):
         bench.now += 1
         bench.calls()  # the other lane's turn never ends
     elif state == "held":
-        next(iter(bench.schedule)).hold(bench.now, "unreachable", first_s=1e9, longest_s=1e9)
+        next(iter(bench.schedule)).fault.hold(bench.now, "unreachable", first_s=1e9, longest_s=1e9)
     else:
         work = bench.call()
         if state == "waiting for a token":
@@ -503,7 +503,7 @@ def test_dropping_leaves_what_is_under_way_or_parked_and_hands_back_what_waits_f
     bench.schedule.park(parked, bench.now)
     bench.calls()
     waiting = set(bench.waits)
-    assert {work.log_group.lane for work in waiting} == {LANE, OTHER_LANE}
+    assert {work.lane for work in waiting} == {LANE, OTHER_LANE}
     given_up = bench.schedule.drop(bench.now)
     assert set(given_up) == waiting
     assert len(given_up) == len(waiting)

@@ -4,10 +4,11 @@ import pytest
 
 from service.domain import log_group
 from service.domain.command import Priority, Trigger
-from service.domain.lane import Lane, Work
+from service.domain.lane import Lane
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
 from service.domain.status import Hold, LanesStatus, LaneStatus, Trouble
+from service.domain.work import Work
 from tests.support import fakes
 from tests.support.fakes import LANE, OTHER_LANE, Deliveries, ensure, lane_number
 
@@ -94,7 +95,7 @@ def test_the_oldest_is_the_one_that_waits_longest_and_not_the_next_to_start():
     add(lane, "old", trigger=Trigger.SWEEP)
     add(lane, "new", at=START + 10)
     assert lane.status(START + 15).oldest_waiting_s == 15.0
-    assert start(lane, START + 15).log_group.name == "new"
+    assert start(lane, START + 15).key == "new"
 
 
 def test_a_command_that_is_put_back_is_as_old_as_it_was():
@@ -127,11 +128,11 @@ def test_a_held_lane_says_why_and_for_how_long_until_a_call_succeeds():
     lane = new_lane()
     add(lane, "a", "b")
     lane.put_back(start(lane, START + 1))
-    lane.hold(START + 1, "unreachable", "no route", first_s=5.0, longest_s=60.0)
+    lane.fault.hold(START + 1, "unreachable", "no route", first_s=5.0, longest_s=60.0)
     assert lane.status(START + 2).hold == Hold("unreachable", 4.0, "no route")
     assert lane.status(START + 6).hold == Hold("unreachable", 0.0, "no route"), "it tries, and nobody knows yet"
     work = start(lane, START + 6)
-    lane.release()
+    lane.fault.release()
     lane.finish(work, START + 7)
     assert lane.status(START + 7).hold is None
 
@@ -140,17 +141,17 @@ def test_a_lane_whose_calls_come_to_nothing_says_so_once_until_one_does_or_it_is
     lane = new_lane()
     add(lane, "a", "b")
     work = start(lane, START + 1)
-    assert lane.retries(START + 1, "unreachable", "no route")
-    assert not lane.retries(START + 3, "service-unavailable", "try later"), "no news"
+    assert lane.fault.retries(START + 1, "unreachable", "no route")
+    assert not lane.fault.retries(START + 3, "service-unavailable", "try later"), "no news"
     status = lane.status(START + 4)
     assert status.trouble == Trouble("service-unavailable", "try later", START + 1)
     assert status.estimated_end_s is None
     assert LanesStatus.of([status]).in_trouble == {"service-unavailable": 1}
     lane.put_back(work)
-    lane.hold(START + 4, "unreachable", first_s=5.0, longest_s=60.0)
+    lane.fault.hold(START + 4, "unreachable", first_s=5.0, longest_s=60.0)
     assert LanesStatus.of([lane.status(START + 5)]).in_trouble == {}
-    lane.release()
-    lane.answered()
+    lane.fault.release()
+    lane.fault.answered()
     assert (lane.status(START + 6).trouble, lane.status(START + 6).estimated_end_s) == (None, 0.4)
 
 
@@ -158,7 +159,7 @@ def test_a_held_lane_without_work_is_not_held():
     lane = new_lane()
     add(lane, "a")
     work = start(lane, START + 1)
-    lane.hold(START + 1, "unreachable", first_s=5.0, longest_s=60.0)
+    lane.fault.hold(START + 1, "unreachable", first_s=5.0, longest_s=60.0)
     lane.finish(work, START + 1)
     assert lane.status(START + 2).hold is None
 
@@ -171,7 +172,7 @@ def test_looking_changes_nothing():
     order = []
     for step in range(3):
         lane.status(START + step)
-        order.append((start(lane, START + 1 + step).log_group.name, start(twin, START + 1 + step).log_group.name))
+        order.append((start(lane, START + 1 + step).key, start(twin, START + 1 + step).key))
     assert all(looked_at == left_alone for looked_at, left_alone in order)
 
 

@@ -386,10 +386,10 @@ async def test_a_fault_of_the_lane_holds_it_and_the_sweep_goes_on_at_the_same_pa
         )
         bench.handle(sweep())
         await asyncio.sleep(4)
-        [held] = [lane.hold_reason for lane in bench.dispatcher.schedule]
+        [held] = [lane.fault.reason for lane in bench.dispatcher.schedule]
         assert held == "role-not-assumable"
         await bench.until_finished()
-        assert [lane.hold_reason for lane in bench.dispatcher.schedule] == [None]
+        assert [lane.fault.reason for lane in bench.dispatcher.schedule] == [None]
         assert len({token for _, token in bench.log_groups.pages}) == 10
         assert len(bench.log_groups.pages) == 13
         assert bench.report.counts == {"already-sealed": 500}

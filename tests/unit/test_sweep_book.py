@@ -63,10 +63,8 @@ def test_a_release_without_sweeps_calls_the_command_too_new():
 
 
 def test_no_log_group_can_be_taken_for_a_sweep_in_the_lane():
-    place = COMMAND.log_group
-    assert place.lane == LANE
     with pytest.raises(ValueError, match="log group name"):
-        LogGroup.of(place.account, place.region, place.name)
+        LogGroup.of(LANE.account, LANE.region, COMMAND.queue_key)
 
 
 @pytest.mark.parametrize(

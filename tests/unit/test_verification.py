@@ -61,7 +61,7 @@ async def test_groups_of_a_lane_are_looked_at_together_when_the_last_of_them_has
         (20, OTHER_LANE, [10, 11]),
     ]
     assert {look.priority for look in bench.looks} == {Priority.SWEEP}
-    assert len({look.log_group for look in bench.looks}) == 6, "each has a place of its own in its lane"
+    assert len({(look.lane, look.queue_key) for look in bench.looks}) == 6, "each has a place of its own in its lane"
 
 
 @virtual_time
