@@ -8,9 +8,9 @@ from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from service.core.dispatcher import Turn
 from service.core.ignored import Ignored
 from service.core.observations import Observations
+from service.core.turn import Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.history import MAX_FLIPS, History
 from service.domain.key import UnknownKey, UnusableKey, UsableKey

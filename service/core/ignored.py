@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Final
 
-from service.core.dispatcher import Turn
+from service.core.turn import Turn
 from service.domain.log_group import Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass, UnknownCallError
 from service.domain.pacing import Quota

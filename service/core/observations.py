@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from service.core.dispatcher import Turn
+from service.core.turn import Turn
 from service.domain.log_group import KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.pacing import Quota

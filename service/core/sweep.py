@@ -15,8 +15,8 @@ from typing import Final, assert_never
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from service.core.dispatcher import Held, Turn
 from service.core.forwarding import Forwarding
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.key import UnusableKey
 from service.domain.log_group import KeyArn, Lane, LogGroup, TenantId, key_arn_in

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from service.core.dispatcher import Held, Turn
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, Outcome, Recourse, State

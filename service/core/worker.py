@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from service.core.dead_letters import DeadLetters
-from service.core.dispatcher import Held, Turn
 from service.core.ensure import Ensure
+from service.core.turn import Held, Turn
 from service.domain.command import MAX_REQUEST_IDS, EnsureCommand
 from service.domain.history import MAX_FLIPS
 from service.domain.outcome import Defer, End, FailureClass, Outcome, Recourse, State, deferred, next_step

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
-from service.core.dispatcher import Dispatcher, Held
+from service.core.dispatcher import Dispatcher
+from service.core.turn import Held
 from service.domain.control import (
     KEY,
     MAX_REASON,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.core.dispatcher import FENCED, Dispatcher, Held, Turn
+from service.core.dispatcher import FENCED, Dispatcher
+from service.core.turn import Held, Turn
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.lane import Lane

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher
 from service.core.ensure import Ensure, Policy
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand
 from service.domain.outcome import FailureClass
 from service.domain.schedule import Schedule

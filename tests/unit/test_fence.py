@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher
 from service.core.fence import Fence
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule

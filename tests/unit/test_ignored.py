@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher
 from service.core.ensure import Ensure, Policy
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.outcome import FailureClass, Outcome, State, UnknownCallError
 from service.domain.schedule import Schedule

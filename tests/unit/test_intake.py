@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from service.core.dead_letters import DeadLetters
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher
 from service.core.intake import Intake
 from service.core.sweep import Sweeper
+from service.core.turn import Held, Turn
 from service.core.verification import Verification
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.offsets import untracked

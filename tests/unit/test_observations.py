@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher
 from service.core.observations import Observations
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import KeyArn, Lane
 from service.domain.outcome import CallFailedError, FailureClass

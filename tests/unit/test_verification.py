@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 
-from service.core.dispatcher import Held
+from service.core.turn import Held
 from service.core.verification import Verification
 from service.domain.command import EnsureCommand, Priority, Trigger
 from service.domain.outcome import FailureClass, Outcome, State

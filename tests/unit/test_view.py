@@ -10,9 +10,10 @@ from aiokafka import TopicPartition
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.core.control import Control
-from service.core.dispatcher import Dispatcher, Held, Turn
+from service.core.dispatcher import Dispatcher
 from service.core.fence import Fence
 from service.core.forwarding import Forwarding
+from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand
 from service.domain.control import KEY, Paused
 from service.domain.dead_letter import DeadLetterLimit

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import pytest
 
 from service.core.dead_letters import DeadLetters
-from service.core.dispatcher import Held, Turn
 from service.core.ensure import Ensure, Policy
+from service.core.turn import Held, Turn
 from service.core.worker import DUE_HEADER, Topics, Worker
 from service.domain.command import MAX_REQUEST_IDS, EnsureCommand, Origin, Trigger
 from service.domain.dead_letter import DeadLetterLimit
