@@ -200,10 +200,14 @@ class Dispatcher:
         finally:
             self.schedule.unpark(work)
 
-    async def recorded(self, work: Work, written: Awaitable[_T]) -> _T:
-        if self.is_probing(work):
-            return await written
-        return await self.parked(work, written)
+    async def session(self, work: Work, ready: Awaitable[None]) -> None:
+        lane, is_there = self.schedule.lane_of(work), False
+        lane.need_session()
+        try:
+            await self.prepared(work, ready)
+            is_there = True
+        finally:
+            lane.had_session(is_there=is_there)
 
     @types.coroutine
     def prepared(self, work: Work, needed: Awaitable[_T]) -> Generator[Any, Any, _T]:
@@ -214,9 +218,7 @@ class Dispatcher:
         except StopIteration as end:
             return cast("_T", end.value)
         if self._draining.is_set():
-            raise GivenUpError
-        lane, is_there = self.schedule.lane_of(work), False
-        lane.need()
+            self._active[work].cancel()  # it has begun to wait, and may hold what others wait for: it is to clean up
         self.schedule.park(work, self._clock.now())
         self._preparing.add(work)
         self._pump_soon()
@@ -229,12 +231,21 @@ class Dispatcher:
                 else:
                     waits_for = next(steps)
         except StopIteration as end:
-            is_there = True
             return cast("_T", end.value)
         finally:
-            lane.had(is_there=is_there)
             self._preparing.discard(work)
             self.schedule.unpark(work)
+
+    def decided(self, work: Work, *, began_at: float, answered_at: float | None) -> None:
+        """An answer from before the hold, of which only the outcome took until now, says nothing.
+
+        Nor does AWS's of the registry: that has answered whoever was begun after the hold and has ended.
+        """
+        lane = self.schedule.lane_of(work)
+        proof_at = began_at if lane.fault.reason == FailureClass.REGISTRY_UNAVAILABLE.label else answered_at
+        if lane.fault.reason is not None and proof_at is not None and proof_at > lane.fault.began_at:
+            lane.fault.release()
+            self._on_released(lane.id)
 
     def answered(self, work: Work) -> None:
         self.schedule.lane_of(work).fault.answered()
@@ -294,7 +305,7 @@ class Dispatcher:
 
     async def _run(self, work: Work, overdue: Held | None = None) -> None:
         """Work a command, or postpone one that has waited too long for what holds its lane."""
-        turn = Turn(self, work)
+        turn = Turn(self, work, began_at=self._clock.now())
         try:
             held = None if overdue is not None else await self._worked(work.command, turn)
             if held is not None and self._hold(work, held):
@@ -315,7 +326,9 @@ class Dispatcher:
             if held is not None and overdue is None:
                 self._leave(work, is_put_back=True)
             else:
-                self._finished(work, lane_is_well=overdue is None and self._is_proof(work, turn))
+                if overdue is None:
+                    turn.decided()
+                self._finished(work)
 
     def _worked(self, command: Command, turn: Turn) -> Awaitable[Held | None]:
         match command:
@@ -330,25 +343,11 @@ class Dispatcher:
         if isinstance(work.command, EnsureCommand):  # of the others none is ever overdue
             await self.parked(work, self._postpone(work.command, held))
 
-    def _finished(self, work: Work, *, lane_is_well: bool) -> None:
+    def _finished(self, work: Work) -> None:
         self.last_progress = self._clock.now()
         for delivery in work.deliveries:
             delivery.finish()
-        lane = self.schedule.lane_of(work)
-        if lane_is_well and lane.fault.reason is not None:
-            lane.fault.release()
-            self._on_released(lane.id)
         self._leave(work)
-
-    def _is_proof(self, work: Work, turn: Turn) -> bool:
-        """Whether whatever held the lane is over, now that a command has ended: AWS has answered it since, or the registry, if that was away.
-
-        An answer from before the hold, of which only the outcome took until now, says nothing.
-        """
-        fault = self.schedule.lane_of(work).fault
-        if turn.answered_at is not None and turn.answered_at > fault.began_at:
-            return True
-        return fault.reason == FailureClass.REGISTRY_UNAVAILABLE.label
 
     def _hold(self, work: Work, held: Held) -> bool:
         """Hold the command's lane, with all that has started in it; say whether the command has held it for too long to be put back."""

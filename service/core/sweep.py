@@ -153,18 +153,18 @@ class Sweeper(Forwarding):
             await turn.prepare(self._directory.renew(lane.account))
         if not await turn.prepare(self._directory.lists(lane.account)):
             raise CallFailedError(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {lane.account}")
-        await turn.prepare(self._log_groups.ready(lane.account))
+        await turn.session(self._log_groups.ready(lane.account))
         async with turn.call(Quota.DESCRIBE):
             page = await self._log_groups.page(lane, walk.token)
         at_ms = self._clock.epoch_ms()
         findings = []
         for name, key in page.keys.items():
             group = LogGroup(lane.account, lane.region, name)
-            depends_on_tags = await self._directory.depends_on_tags(group)
-            decision = None if depends_on_tags else await self._directory.decide(group, None)
+            depends_on_tags = await turn.prepare(self._directory.depends_on_tags(group))
+            decision = None if depends_on_tags else await turn.prepare(self._directory.decide(group, None))
             if self._is_ahead(walk, decision):
                 raise _OtherKeyError
-            right_key = await self._right_key(group, decision)
+            right_key = await turn.prepare(self._right_key(group, decision))
             findings.append(_Finding(group, key, decision, right_key))
         return _Page(findings, page.next_token, at_ms)
 

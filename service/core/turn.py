@@ -33,21 +33,23 @@ class Places(Protocol):
     def retries(self, work: Work, error: CallFailedError) -> None: ...
     async def pause(self, work: Work, delay_s: float) -> None: ...
     async def parked(self, work: Work, answer: Awaitable[_T]) -> _T: ...
-    async def recorded(self, work: Work, written: Awaitable[_T]) -> _T: ...
+    async def session(self, work: Work, ready: Awaitable[None]) -> None: ...
     def prepared(self, work: Work, needed: Awaitable[_T]) -> Awaitable[_T]: ...
+    def decided(self, work: Work, *, began_at: float, answered_at: float | None) -> None: ...
     def promote(self, work: Work, priority: Priority) -> None: ...
 
 
 class Turn:
     """A command's place in its lane while it is worked: it leaves the place to others for as long as it waits."""
 
-    __slots__ = ("_places", "_work", "answered_at")
+    __slots__ = ("_answered_at", "_began_at", "_places", "_work")
 
-    def __init__(self, places: Places, work: Work) -> None:
+    def __init__(self, places: Places, work: Work, *, began_at: float) -> None:
+        """`began_at` is when the command was started, in monotonic seconds."""
         self._places = places
         self._work = work
-        # When AWS last answered a call of it, or refused one for what was asked; monotonic seconds.
-        self.answered_at: float | None = None
+        self._began_at = began_at
+        self._answered_at: float | None = None  # when AWS last answered a call of it, or refused one for what it asks
 
     @property
     def is_probing(self) -> bool:
@@ -70,7 +72,7 @@ class Turn:
         """Be told how a call ended; for `call`. Raises StartOverError where it was broken off."""
         now = self._places.called(self._work, error)
         if error is None or (isinstance(error, CallFailedError) and error.failure.recourse is not Recourse.HOLD):
-            self.answered_at = now
+            self._answered_at = now
         if error is None or (isinstance(error, CallFailedError) and not error.failure.is_silence):
             self._places.answered(self._work)
         if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
@@ -90,16 +92,22 @@ class Turn:
         return await self._places.parked(self._work, answer)
 
     async def record(self, written: Awaitable[_T]) -> _T:
-        """Wait until what has come of the command is durable: others take the place, which is for calls, and a drain waits.
+        """Wait until what has come of the command is durable: others take the place, which is for calls, and a drain waits."""
+        self.decided()
+        return await self._places.parked(self._work, written)
 
-        Not while the lane is held, or finds out whether it still has to be: the next one is to find it released.
-        """
-        return await self._places.recorded(self._work, written)
+    def decided(self) -> None:
+        """Say that the command ends, and is not held: if AWS has answered it since its lane was, or the registry, the hold is over."""
+        self._places.decided(self._work, began_at=self._began_at, answered_at=self._answered_at)
+
+    async def session(self, ready: Awaitable[None]) -> None:
+        """Have a session in the lane's account, which every call needs; `prepare` otherwise. Of a lane that has had none few start."""
+        await self._places.session(self._work, ready)
 
     async def prepare(self, needed: Awaitable[_T]) -> _T:
-        """Have what a call needs, a session, a key or the registry's answer; where it has to be waited for, others take the place.
+        """Have what a call needs, a key or the registry's answer; where it has to be waited for, others take the place.
 
-        Raises GivenUpError, or is cancelled, when the dispatcher drains meanwhile: nothing has been called that might come to an end.
+        Is cancelled when the dispatcher drains meanwhile: whoever owns the record begins again.
         """
         return await self._places.prepared(self._work, needed)
 

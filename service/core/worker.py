@@ -5,7 +5,7 @@ A command is done when its outcome is acknowledged by Kafka; until then its offs
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -67,32 +67,30 @@ class Worker:
         Idempotent: a repeated or cancelled run may associate again, with the key that is the tenant's by then.
         """
         outcome = await self._ensure(command, turn)
-        return await turn.record(self._recorded(command, outcome))
-
-    async def _recorded(self, command: EnsureCommand, outcome: Outcome) -> Held | None:
-        """Write what follows from an outcome."""
-        if outcome.failure is None:
-            await self.report(command, outcome)
-            return None
-        deferrals = command.deferrals
-        if outcome.failure is FailureClass.CONTESTED:
-            deferrals = outcome.flips - MAX_FLIPS  # longer each time
-        delays_s = self._retry_delays_s
-        match next_step(outcome.failure, deferrals=deferrals, strikes=command.strikes, delays_s=delays_s):
-            case End.HOLD:
-                return Held(outcome.failure, outcome.detail)
-            case End.EXCLUDE:
-                await self.report(command, replace(outcome, state=State.EXCLUDED))
-            case End.VANISHED:
-                await self.report(command, replace(outcome, state=State.VANISHED))
-            case Defer(step, delay_s):
-                again = command.deferred(is_strike=outcome.failure.recourse is Recourse.DEFER)
-                await self._defer(again, step, delay_s)
-                await self.report(command, replace(outcome, state=State.DEFERRED, retry_in_s=delay_s))
-            case End.DEAD_LETTER:
-                await self._dead_letters.send_command(command, outcome.failure, outcome.detail)
-                await self.report(command, outcome)
+        written = self._conclude(command, outcome)
+        if isinstance(written, Held):
+            return written
+        await turn.record(written)
         return None
+
+    def _conclude(self, command: EnsureCommand, outcome: Outcome) -> Held | Awaitable[None]:
+        """What is to be written of an outcome; nothing while it is not the command's own fault."""
+        failure, deferrals = outcome.failure, command.deferrals
+        if failure is None:
+            return self.report(command, outcome)
+        if failure is FailureClass.CONTESTED:
+            deferrals = outcome.flips - MAX_FLIPS  # longer each time
+        match next_step(failure, deferrals=deferrals, strikes=command.strikes, delays_s=self._retry_delays_s):
+            case End.HOLD:
+                return Held(failure, outcome.detail)
+            case End.EXCLUDE:
+                return self.report(command, replace(outcome, state=State.EXCLUDED))
+            case End.VANISHED:
+                return self.report(command, replace(outcome, state=State.VANISHED))
+            case End.DEAD_LETTER:
+                return self._give_up(command, outcome, failure)
+            case Defer() as later:
+                return self._defer(command, outcome, later, is_strike=failure.recourse is Recourse.DEFER)
 
     async def postpone(self, command: EnsureCommand, held: Held) -> None:
         """Let a command wait on the retry topics instead of in its lane, however often: what holds the lane is not its own fault.
@@ -100,21 +98,20 @@ class Worker:
         Returns once that is durable. There must be a retry topic.
         """
         later = deferred(held.failure, trips=command.deferrals, delays_s=self._retry_delays_s)
-        await self._defer(command.deferred(is_strike=False), later.step, later.delay_s)
-        outcome = Outcome(
-            log_group=command.log_group,
-            state=State.DEFERRED,
-            failure=held.failure,
-            detail=held.detail,
-            retry_in_s=later.delay_s,
-        )
-        await self.report(command, outcome)
+        outcome = Outcome(log_group=command.log_group, state=State.DEFERRED, failure=held.failure, detail=held.detail)
+        await self._defer(command, outcome, later, is_strike=False)
 
-    async def _defer(self, command: EnsureCommand, step: int, delay_s: float) -> None:
-        due_ms = self._clock.epoch_ms() + round(delay_s * 1000)
+    async def _defer(self, command: EnsureCommand, outcome: Outcome, later: Defer, *, is_strike: bool) -> None:
+        due_ms = self._clock.epoch_ms() + round(later.delay_s * 1000)
         headers = [(DUE_HEADER, str(due_ms).encode())]
-        record = OutgoingRecord(self._topics.retries[step], command.partition_key, command.to_bytes(), headers)
-        await self._publisher.publish(record)
+        again = command.deferred(is_strike=is_strike)
+        topic = self._topics.retries[later.step]
+        await self._publisher.publish(OutgoingRecord(topic, command.partition_key, again.to_bytes(), headers))
+        await self.report(command, replace(outcome, state=State.DEFERRED, retry_in_s=later.delay_s))
+
+    async def _give_up(self, command: EnsureCommand, outcome: Outcome, failure: FailureClass) -> None:
+        await self._dead_letters.send_command(command, failure, outcome.detail)
+        await self.report(command, outcome)
 
     async def report(self, command: EnsureCommand, outcome: Outcome) -> None:
         """Write an outcome where everybody can read it, and where the manual requests that asked for it are answered.

@@ -42,9 +42,9 @@ class LaneFault:
         The commands that were under way when the fault appeared come back one by one: they make one hold, not many. Returns
         whether this one made it.
         """
-        self.reason, self.detail = reason, detail
         if now < self.held_until:
             return False
+        self.reason, self.detail = reason, detail
         if not self.is_probing:
             self._since = now
         self.began_at = now

@@ -2,13 +2,13 @@
 
 After client-go's workqueue: a group is *waiting*, or *running*, or running and *dirty* (it was asked for again meanwhile, and runs
 once more). So no two calls for one group ever run at once. A running command is *under way*, or it waits for a token of one of the
-quotas, or for an answer that it shares with others. Pure: every method takes the time, in monotonic seconds.
+quotas, or is *parked*: it waits for something else. Pure: every method takes the time, in monotonic seconds.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from typing import Final
 
@@ -25,8 +25,8 @@ from service.domain.work import Work
 
 # How many may be on their way to a token, or wait for it, before no other command is started, unless a more urgent one while some only
 # wait: a second's worth of calls, so that one is ready for every token though tags are looked up first. One description is shared by
-# fifty: of two that wait, the first is full and the second is filling up. While the first of a lane wait for what all of it needs, a
-# session, no more than that start at all: a replica that takes lanes over has a thousand commands for them.
+# fifty: of two that wait, the first is full and the second is filling up. Of a lane that has had no session yet no more than that start
+# at all: a replica that takes lanes over has a thousand commands for them, and all of them would wait for one.
 _AHEAD: Final = {Quota.ASSOCIATE: 5, Quota.TAGS: 2, Quota.DESCRIBE: 2}
 # Commands of one lane that have started, whatever they wait for: several descriptions' worth. A task takes some kilobytes. The last
 # places are kept for who is urgent: calls that hang may take those of sweeps for minutes.
@@ -48,10 +48,23 @@ class Crowd:
 
     limit: int
     started: int = 0
+    _refused: dict["Lane", None] = field(default_factory=dict)  # in the order of their asking
 
     @property
     def is_full(self) -> bool:
         return self.started >= self.limit
+
+    def refuse(self, lane: "Lane") -> None:
+        """Remember a lane that may start nothing more for now."""
+        self._refused[lane] = None
+
+    def let_in(self) -> "list[Lane]":
+        """The lanes that are to be looked at again, since there is room: as many as there are places, who asked first comes first."""
+        free = max(0, self.limit - self.started)
+        lanes = list(islice(self._refused, free))
+        for lane in lanes:
+            del self._refused[lane]
+        return lanes
 
 
 class Lane:
@@ -60,17 +73,17 @@ class Lane:
     __slots__ = (
         "_ahead",
         "_all_tokens",
-        "_crowd",
         "_dirty",
         "_is_cold",
         "_max_under_way",
-        "_needing",
         "_owned_since",
         "_preparing",
         "_queue",
         "_running",
+        "_session_needed",
         "_tokens",
         "_under_way",
+        "crowd",
         "fault",
         "id",
     )
@@ -90,7 +103,7 @@ class Lane:
         """
         self.id = lane
         self.fault = LaneFault()
-        self._crowd = crowd or Crowd(_MAX_RUNNING)
+        self.crowd = crowd or Crowd(_MAX_RUNNING)
         self._max_under_way = max_under_way
         self._tokens: dict[Quota, TokenQueue[Work]] = {
             quota: TokenQueue(Pacer(ceiling_per_s=rates_per_s[quota], owned_since=owned_since)) for quota in Quota
@@ -103,8 +116,8 @@ class Lane:
         self._dirty: dict[str, Work] = {}
         self._under_way = 0
         self._preparing: set[Work] = set()  # under way, and not waited for anything yet
-        self._needing = 0  # commands that wait for what their calls need
-        self._is_cold = True  # and none of this lane has had it yet
+        self._session_needed = 0  # by so many commands that cannot go on without one
+        self._is_cold = True  # no command has had a session, or has come as far as a call or an end
 
     # -- what comes in
 
@@ -156,6 +169,7 @@ class Lane:
 
     def wait(self, work: Work, quota: Quota) -> None:
         """Let a command that is under way wait for a token; `next` returns it with one."""
+        self._is_cold = False
         self.park(work)
         self._tokens[quota].add(work, rank=work.rank)
 
@@ -184,13 +198,13 @@ class Lane:
         self._preparing.discard(work)
         self._under_way -= 1
 
-    def need(self) -> None:
-        """A command begins to wait for what its call needs, until `had`; it parks too. While no command of the lane has ever had it, few start."""
-        self._needing += 1
+    def need_session(self) -> None:
+        """A command asks for a session in the account, until `had_session`; where it has to wait it parks too."""
+        self._session_needed += 1
 
-    def had(self, *, is_there: bool) -> None:
+    def had_session(self, *, is_there: bool) -> None:
         """Such a command goes on, with it or without."""
-        self._needing -= 1
+        self._session_needed -= 1
         self._is_cold &= not is_there
 
     def unpark(self) -> None:
@@ -199,6 +213,7 @@ class Lane:
 
     def finish(self, work: Work, now: float) -> None:
         """End a running command; one that was asked for meanwhile waits again."""
+        self._is_cold &= self.fault.is_probing  # then what ends is put off for the very lack of a session
         if (again := self._stop(work)) is not None:
             again.since = now
             self._queue.put(again)
@@ -208,6 +223,8 @@ class Lane:
 
         To the end of the queue, since one that always fails must not be the only one tried; to its beginning where it had no turn.
         """
+        if is_first:
+            self._queue.made_no_call(work)
         if (again := self._stop(work)) is not None:
             work.absorb(again.command, again.deliveries)
         self._queue.put(work, is_first=is_first)
@@ -222,7 +239,7 @@ class Lane:
             return []
         overdue = [w for w in self._queue if now - w.since >= after_s and isinstance(w.command, EnsureCommand)]
         overdue.sort(key=_SINCE)
-        del overdue[max(0, min(_POSTPONED_AT_ONCE, self._crowd.limit - self._crowd.started)) :]
+        del overdue[max(0, min(_POSTPONED_AT_ONCE, self.crowd.limit - self.crowd.started)) :]
         self._queue.remove(overdue)
         for work in overdue:
             self._start(work)
@@ -315,9 +332,12 @@ class Lane:
         preparing, running = len(self._preparing), len(self._running)
         if not self._queue or preparing >= _AHEAD[Quota.ASSOCIATE] or running >= _MAX_RUNNING:
             return None
-        if self._is_cold and self._needing and running >= _AHEAD[Quota.ASSOCIATE]:
+        if self._is_cold and running >= _AHEAD[Quota.ASSOCIATE]:
             return None
-        if running >= _IN_A_CROWD and self._crowd.is_full:  # it is looked at again when one of its own has ended
+        if self._session_needed and self.fault.is_probing:  # whether the fault is over shows when that is there
+            return None
+        if running >= _IN_A_CROWD and self.crowd.is_full:
+            self.crowd.refuse(self)
             return None
         first = self._queue.first(is_urgent_only=running >= _MAX_RUNNING_NOT_URGENT)
         if first is None:
@@ -330,12 +350,12 @@ class Lane:
 
     def _start(self, work: Work) -> None:
         self._running[work.key] = work
-        self._crowd.started += 1
+        self.crowd.started += 1
         self._under_way += 1
 
     def _stop(self, work: Work) -> Work | None:
         """End the run of a command; return what was asked for meanwhile."""
         del self._running[work.key]
-        self._crowd.started -= 1
+        self.crowd.started -= 1
         self.park(work)
         return self._dirty.pop(work.key, None)

@@ -17,6 +17,7 @@ _CATCH_UP_PER_S: Final = (
 )
 _CUT: Final = 0.5  # a throttle halves the rate
 _CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new
+_LONG_AGO: Final = float("-inf")
 _RECOVERY_PER_S: Final = 0.1  # of the ceiling: from half back to full in five seconds, and never below a tenth of it
 
 
@@ -31,11 +32,12 @@ class Quota(Enum):
 class Pacer:
     """A token bucket (GCRA), with multiplicative decrease and additive recovery. Times are monotonic seconds."""
 
-    __slots__ = ("_not_before", "_rate", "_rate_at", "_scheduled", "ceiling_per_s", "throttled_at")
+    __slots__ = ("_cut_at", "_not_before", "_rate", "_rate_at", "_scheduled", "ceiling_per_s", "throttled_at")
 
     def __init__(self, *, ceiling_per_s: float, owned_since: float) -> None:
         self.ceiling_per_s = ceiling_per_s
         self.throttled_at: float | None = None
+        self._cut_at = _LONG_AGO
         self._rate = ceiling_per_s
         self._rate_at = owned_since
         self._scheduled = 0.0  # when the next call is due at an even pace
@@ -67,9 +69,10 @@ class Pacer:
 
     def throttled(self, now: float) -> None:
         """AWS refused a call for its rate: halve ours, at most once a second."""
-        if self.throttled_at is not None and now - self.throttled_at < _CUT_GRACE_S:
-            return
         self.throttled_at = now
+        if now - self._cut_at < _CUT_GRACE_S:
+            return
+        self._cut_at = now
         self._rate = self.rate(now) * _CUT
         self._rate_at = now
         self._scheduled = max(self._scheduled, now + 1 / self._rate)

@@ -79,6 +79,11 @@ class CommandQueue:
             spaced = max(work.rank + calls / self._rate_per_s, present)
             self._earliest[work.priority] = min(spaced, now + MAX_DEBT_S)
 
+    def made_no_call(self, work: Work) -> None:
+        """Be told of a command that was taken for nothing: that is held against its class no more."""
+        if work.priority is work.command.priority:  # or it was promoted since, and its rank says nothing of its class
+            self._earliest[work.priority] = min(self._earliest[work.priority], work.rank)
+
     def remove(self, works: list[Work]) -> None:
         """Take out some, wherever they stand. Looks at every one."""
         removed = set(works)

@@ -181,6 +181,9 @@ class Schedule:
         self.under_way -= 1
         self._under_way_in[lane.id.region] -= 1
         self._place(lane, now)
+        for refused in lane.crowd.let_in():
+            if self._lanes.get(refused.id) is refused:  # and not forgotten meanwhile
+                self._place(refused, now)
 
     def _forget(self, lane: Lane) -> None:
         region = lane.id.region

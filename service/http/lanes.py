@@ -42,12 +42,15 @@ class LaneDocument(BaseModel):
     waiting: dict[str, int] = Field(
         description="Log groups that wait, by priority: `urgent` (events, requests), `retry`, `sweep`."
     )
-    in_flight: int = Field(description="Log groups that have started, those that wait to call again included.")
+    in_flight: int = Field(
+        description="Log groups that have started, those included that wait to call again, or for Kafka to take their outcome."
+    )
     rate_per_s: float = Field(description="AssociateKmsKey calls a second that the lane allows itself now.")
     ceiling_per_s: float = Field(description="The most it may; less is allowed for a while after a throttle.")
     throttled_ago_s: float | None = Field(description="When AWS last refused a call for its rate (seconds ago).")
     throttled_operation: str | None = Field(
-        description="Which one that was: AssociateKmsKey, or a look-up that goes before it, which have quotas of their own."
+        description="Which one that was: AssociateKmsKey, or a look-up that goes before it, which have quotas of their own; of the two that "
+        "list log groups it is DescribeLogGroups, whose pace both keep."
     )
     oldest_waiting_s: float | None = Field(
         description="How long the oldest command has waited since this replica read it (seconds)."

@@ -115,7 +115,9 @@ class Model:
         preparing = len(self.doing(Doing.PREPARING))
         if preparing >= AHEAD[Quota.ASSOCIATE]:
             return None
-        if self.is_cold and self.doing(Doing.NEEDING) and len(self.running) >= AHEAD[Quota.ASSOCIATE]:
+        if self.is_cold and len(self.running) >= AHEAD[Quota.ASSOCIATE]:
+            return None
+        if self.hold_s and self.doing(Doing.NEEDING):
             return None
         firsts = [
             min((name for name, a in self.waiting.items() if a.priority is p), key=lambda n: self.waiting[n].place)
@@ -147,9 +149,11 @@ class Model:
     def wait(self, name: str, quota: Quota) -> None:
         asked = self.running[name]
         asked.doing, asked.quota, asked.place = Doing.WAITING, quota, self.next_place()
+        self.is_cold = False
 
     def finish(self, name: str, now: float) -> None:
         del self.running[name]
+        self.is_cold &= self.hold_s > 0
         if name in self.dirty:
             again = self.dirty.pop(name)
             again.since, again.place = now, self.next_place()
@@ -157,6 +161,8 @@ class Model:
 
     def put_back(self, name: str, *, is_first: bool) -> None:
         asked = self.running.pop(name)
+        if is_first and asked.inherited >= asked.priority:
+            self.earliest[asked.priority] = min(self.earliest[asked.priority], asked.started_rank)
         asked.inherited = Priority.SWEEP
         if name in self.dirty:
             again = self.dirty.pop(name)
@@ -262,7 +268,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def need(self, data: st.DataObject) -> None:
         name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
-        self.lane.need()
+        self.lane.need_session()
         self.lane.park(self.works[name])
         self.model.running[name].doing = Doing.NEEDING
 
@@ -270,7 +276,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data(), is_there=st.booleans())
     def have(self, data: st.DataObject, *, is_there: bool) -> None:
         name = self._pick(data, Doing.NEEDING)
-        self.lane.had(is_there=is_there)
+        self.lane.had_session(is_there=is_there)
         self.lane.unpark()
         self.model.is_cold &= not is_there
         self.model.running[name].doing = Doing.GOING_ON
@@ -381,7 +387,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         try:
             for name in self.model.doing(Doing.PARKED, Doing.NEEDING):
                 if self.model.running[name].doing is Doing.NEEDING:
-                    self.lane.had(is_there=False)
+                    self.lane.had_session(is_there=False)
                 self.lane.unpark()
                 self.model.running[name].doing = Doing.GOING_ON
             while True:

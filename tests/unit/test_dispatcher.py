@@ -112,6 +112,10 @@ async def at_once(value: int) -> int:
     return value
 
 
+async def nothing() -> None:
+    pass
+
+
 async def after(seconds: float, value: int) -> int:
     with suppress(ZeroDivisionError):
         await asyncio.sleep(seconds / 2)
@@ -233,24 +237,101 @@ async def test_nor_do_those_that_share_the_answer_of_one_that_waits_for_the_sess
 
 @virtual_time
 async def test_what_single_commands_wait_for_keeps_no_others_of_their_lane():
-    """As the state of a tenant's key, where KMS does not answer: the lane has had a session before."""
+    """As the state of a tenant's key, where KMS does not answer: there is a session, as another lane of the account has had it."""
     calls: list[float] = []
 
     async def work(command: EnsureCommand, turn: Turn) -> None:
+        await turn.session(nothing())
         await turn.prepare(after(5 if command.log_group.name.startswith("silent") else 0.01, 0))
         async with turn.call(Quota.ASSOCIATE):
             calls.append(now())
 
     async with Bench(work).running() as bench:
-        bench.submit("first")
-        await asyncio.sleep(1)
         for number in range(20):
-            bench.submit(f"silent-{number}")
+            bench.submit(f"silent-{number}", trigger=Trigger.SWEEP)
+        await asyncio.sleep(0.1)
         for number in range(100):
             bench.submit(str(number))
         began = now()
         await asyncio.sleep(4.9)
     assert len([at for at in calls if at >= began]) >= 0.97 * RATE * 4.9
+
+
+@virtual_time
+async def test_while_sessions_fail_few_commands_of_a_lane_that_has_had_none_have_started():
+    async def refused() -> None:
+        raise CallFailedError(FailureClass.UNREACHABLE, "as a moment ago")
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        while True:
+            with suppress(CallFailedError):
+                await turn.session(refused())
+            await turn.pause(1)
+
+    async with Bench(work).running() as bench:
+        for number in range(1000):
+            bench.submit(str(number))
+        await asyncio.sleep(10)
+        assert [lane.running for lane in bench.dispatcher.schedule] == [5]
+
+
+@virtual_time
+async def test_a_lane_whose_commands_need_no_session_is_as_fast_as_they_are_written():
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        await turn.record(asyncio.sleep(1))
+
+    async with Bench(work).running() as bench:
+        for number in range(100):
+            bench.submit(str(number))
+        await asyncio.sleep(3)
+    assert not bench.deliveries.open
+
+
+@virtual_time
+async def test_after_a_hold_no_second_command_waits_for_the_session():
+    asked: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        asked.append(now() - started)
+        if command.log_group.name == "first":
+            await turn.session(nothing())
+            async with turn.call(Quota.ASSOCIATE):
+                pass
+            return Held(FailureClass.UNREACHABLE, "away")
+        await turn.session(asyncio.sleep(30))
+        return Held(FailureClass.UNREACHABLE, "no session")
+
+    async with Bench(work).running() as bench:
+        started = now()
+        bench.submit("first")
+        await asyncio.sleep(1)
+        for number in range(100):
+            bench.submit(str(number))
+        await asyncio.sleep(30)
+    assert [round(at) for at in asked] == [0, 5, 15], "the last one waits, and it alone"
+
+
+@virtual_time
+async def test_a_drain_leaves_nothing_that_has_begun_to_wait_half_done():
+    lock = asyncio.Lock()
+    begun = []
+
+    async def locked() -> None:
+        async with lock:
+            await asyncio.sleep(30)
+
+    async def work(command: EnsureCommand, turn: Turn) -> None:
+        begun.append(locked())  # as an exception keeps it, whose traceback is kept
+        await turn.session(begun[-1])
+
+    async with Bench(work).running() as bench:
+        bench.submit()
+        await asyncio.sleep(0)  # its task is made, and has not run yet
+        assert not begun
+        await bench.dispatcher.drain(20)
+        assert begun
+        assert not lock.locked()
+        assert bench.deliveries.open == {0}
 
 
 @virtual_time
@@ -442,7 +523,7 @@ async def test_where_outcomes_cannot_be_written_calls_end_soon_and_a_drain_waits
 
 
 @virtual_time
-async def test_while_a_command_that_ends_a_hold_is_recorded_no_other_one_tries():
+async def test_a_hold_is_over_when_a_call_succeeds_and_not_when_that_is_written():
     calls: list[float] = []
 
     async def work(command: EnsureCommand, turn: Turn) -> Held | None:
@@ -454,11 +535,11 @@ async def test_while_a_command_that_ends_a_hold_is_recorded_no_other_one_tries()
     async with Bench(work).running() as bench:
         for number in range(20):
             bench.submit(str(number))
-        await asyncio.sleep(7.9)
-        assert len(calls) == 1
-        assert bench.released == []
+        await asyncio.sleep(4.9)
+        assert calls == []
         await asyncio.sleep(2)
         assert bench.released == [LANE]
+        assert bench.deliveries.open == set(range(20))
         assert len(calls) >= 9
 
 
@@ -712,8 +793,9 @@ async def test_a_success_wakes_a_held_lane_at_once():
         assert [call.log_group.name for call in bench.log_groups.calls] == ["sick", "well", "next"]
 
 
+@pytest.mark.parametrize("failure", [FailureClass.UNREACHABLE, FailureClass.REGISTRY_UNAVAILABLE])
 @virtual_time
-async def test_an_answer_from_before_a_hold_that_is_written_after_it_began_does_not_end_it():
+async def test_an_answer_from_before_a_hold_that_is_written_after_it_began_does_not_end_it(failure: FailureClass):
     calls: list[float] = []
 
     async def work(command: EnsureCommand, turn: Turn) -> Held | None:
@@ -721,10 +803,10 @@ async def test_an_answer_from_before_a_hold_that_is_written_after_it_began_does_
             async with turn.call(Quota.ASSOCIATE):
                 calls.append(now() - started)
                 if calls[-1] > 1.1:
-                    raise CallFailedError(FailureClass.UNREACHABLE, "away")
+                    raise CallFailedError(failure, "away")
             await turn.record(asyncio.sleep(3))
             return None
-        return Held(FailureClass.UNREACHABLE, "away")
+        return Held(failure, "away")
 
     async with Bench(work).running() as bench:
         started = now()
@@ -733,6 +815,30 @@ async def test_an_answer_from_before_a_hold_that_is_written_after_it_began_does_
         await asyncio.sleep(40)
         assert bench.released == []
     assert [round(at, 1) for at in calls if at > 1.1] == [1.2, 6.2, 16.2, 36.2], "each hold is twice as long"
+
+
+@virtual_time
+async def test_what_aws_answers_says_nothing_of_a_registry_that_holds_the_lane():
+    asked: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        if command.log_group.name == "undecided":
+            asked.append(now() - started)
+            if len(asked) < 3:
+                return Held(FailureClass.REGISTRY_UNAVAILABLE, "away")
+        else:
+            async with turn.call(Quota.ASSOCIATE):
+                await asyncio.sleep(3)
+        return None
+
+    async with Bench(work).running() as bench:
+        started = now()
+        bench.submit("decided before")
+        await asyncio.sleep(1)
+        bench.submit("undecided")
+        await asyncio.sleep(30)
+        assert bench.released == [LANE]
+    assert [round(at) for at in asked] == [1, 6, 16]
 
 
 @virtual_time

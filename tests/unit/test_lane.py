@@ -277,6 +277,8 @@ def test_a_lane_does_not_start_commands_without_end_and_keeps_room_for_the_urgen
     started = []
     while (work := bench.lane.next(bench.now)) is not None:
         started.append(work)
+        bench.lane.need_session()
+        bench.lane.had_session(is_there=True)
         bench.lane.park(work)
     assert len(started) == lanes._MAX_RUNNING_NOT_URGENT < 500
     for number in range(1000, 2000):
@@ -291,6 +293,24 @@ def test_a_lane_does_not_start_commands_without_end_and_keeps_room_for_the_urgen
 
 
 # -- who goes first
+
+
+def test_sweeps_that_were_started_and_made_no_call_are_not_held_against_the_next():
+    def served(interruptions: int) -> str:
+        bench = Bench()
+        for number in range(20):
+            bench.add(f"sweep-{number}", Trigger.SWEEP)
+        bench.now += 400  # they are as urgent as anything now, one in six calls is theirs
+        for _ in range(interruptions):
+            bench.start_all()
+            for work in reversed(bench.lane.give_up_waits()):
+                bench.lane.put_back(work, is_first=True)
+            bench.waits.clear()
+        for number in range(30):
+            bench.add(f"event-{number}")
+        return bench.names(30)
+
+    assert served(interruptions=20) == served(interruptions=0)
 
 
 def test_the_urgent_go_before_retries_and_those_before_sweeps():
@@ -637,6 +657,15 @@ def test_commands_that_fail_during_a_hold_do_not_make_it_longer():
     assert lane.fault.held_until == START + 5
     lane.fault.hold(START + 5, "unreachable", first_s=5.0, longest_s=60.0)
     assert lane.fault.held_until == START + 15
+
+
+def test_a_lane_is_held_for_what_held_it_until_another_hold_begins():
+    fault = new_lane().fault
+    fault.hold(START, "unreachable", "no answer", first_s=5.0, longest_s=60.0)
+    fault.hold(START + 1, "registry-unavailable", "away", first_s=5.0, longest_s=60.0)
+    assert (fault.reason, fault.detail) == ("unreachable", "no answer")
+    fault.hold(START + 5, "registry-unavailable", "away", first_s=5.0, longest_s=60.0)
+    assert (fault.reason, fault.detail) == ("registry-unavailable", "away")
 
 
 def test_a_success_ends_the_hold_and_forgets_how_long_it_was():

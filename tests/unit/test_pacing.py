@@ -150,6 +150,15 @@ def test_the_answers_to_calls_already_under_way_do_not_halve_it_again():
     assert pacer.rate(START + 1.0) == pytest.approx((2.5 + 0.5) / 2)
 
 
+def test_a_throttle_that_cuts_nothing_is_the_last_one_all_the_same():
+    pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
+    assert pacer.throttled_at is None
+    for at in (START, START + 0.9, START + 1.1):
+        pacer.throttled(at)
+        assert pacer.throttled_at == at
+    assert pacer.rate(START + 1.1) == pytest.approx((2.5 + 0.55) / 2), "two cuts, the grace being that of a cut"
+
+
 def test_the_rate_recovers_steadily_to_its_ceiling_and_no_higher():
     pacer = Pacer(ceiling_per_s=5.0, owned_since=START)
     pacer.throttled(START)

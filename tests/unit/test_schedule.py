@@ -9,6 +9,7 @@ import pytest
 
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Origin, Trigger
+from service.domain.lane import Crowd, Lane
 from service.domain.log_group import AccountId, Region
 from service.domain.offsets import OffsetLedger
 from service.domain.pacing import Quota
@@ -568,3 +569,35 @@ def test_a_command_that_waits_costs_less_than_a_kilobyte():
         tracemalloc.stop()
     assert sum(sum(lane.waiting().values()) for lane in schedule) == len(wire) == 10_000
     assert size < 1000 * len(wire)
+
+
+# -- a crowd
+
+
+def test_a_lane_that_a_full_crowd_refused_is_looked_at_when_there_is_room_though_none_of_its_own_has_ended():
+    crowd = Crowd(limit=6)
+    rates = dict.fromkeys(Quota, 5.0)
+    schedule = Schedule(
+        new_lane=lambda lane, at: Lane(lane, rates_per_s=rates, max_under_way=16, owned_since=at, crowd=crowd),
+        max_under_way=256,
+    )
+    deliveries, now = Deliveries(), 1000.0
+
+    def started(lane: log_group.Lane, count: int) -> list[Work]:
+        works = []
+        for number in range(count):
+            schedule.add(ensure(str(number), lane=lane), deliveries.next(), now)
+        while (work := schedule.next(now)) is not None:
+            works.append(work)
+            schedule.park(work, now)
+        return works
+
+    first = started(LANE, 4)
+    assert len(first) == 4
+    assert len(started(OTHER_LANE, 10)) == 2, "two may start, whatever the crowd"
+    assert crowd.is_full
+    for work in first[:2]:
+        schedule.unpark(work)
+        schedule.finish(work, now)
+    assert len(started(OTHER_LANE, 0)) == 2
+    assert schedule.wake_at() is None

@@ -16,7 +16,8 @@ from service.core.sweep import Sweeper
 from service.core.verification import Verification
 from service.core.worker import Topics, Worker
 from service.domain.command import EnsureCommand, Priority, Trigger
-from service.domain.log_group import AccountId, KeyAlias, KeyArn, Lane, LogGroup, TenantId
+from service.domain.key import KeyFinding
+from service.domain.log_group import AccountId, KeyAlias, KeyArn, KeyRef, Lane, LogGroup, TenantId
 from service.domain.outcome import FailureClass, State
 from service.domain.schedule import Schedule
 from service.domain.sweep import LaneReport, SweepCommand, new_sweep_id, sweep_record_from_bytes
@@ -73,6 +74,12 @@ class LogGroups(TimedLogGroups):
     async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
         self.before_page(len(self.pages))
         return await super().page(lane, token)
+
+
+class LateKeys(FakeKeys):
+    async def inspect(self, key: KeyRef, log_group: LogGroup) -> KeyFinding:
+        await asyncio.sleep(5)
+        return await super().inspect(key, log_group)
 
 
 class Bench:
@@ -447,6 +454,21 @@ async def test_a_lane_that_answers_now_and_then_is_not_given_up():
         await bench.until_finished()
         assert now() - began > 3600
         assert (bench.report.failure, bench.report.counts) == (None, {"already-sealed": 120})
+
+
+@virtual_time
+async def test_a_page_leaves_its_place_while_its_keys_are_looked_at():
+    bench = Bench(groups=10)
+    for number in range(10):
+        alias = KeyAlias(f"arn:aws:kms:{LANE.region}:{LANE.account}:alias/{number}")
+        bench.directory.decisions[group(name(number))] = Owned(TENANT, alias, "a rule")
+    bench.sweeper._keys = LateKeys(takes_any=True)
+    async with bench.running():
+        bench.handle(sweep())
+        await asyncio.sleep(12)
+        assert len(bench.log_groups.pages) == 1
+        assert [(lane.running, lane.under_way) for lane in bench.dispatcher.schedule] == [(1, 0)]
+        await bench.until_finished()
 
 
 @virtual_time

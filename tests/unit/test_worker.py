@@ -91,6 +91,9 @@ class RecordingTurn(Turn):
         self.recording += 1
         return await written
 
+    async def session(self, ready: Awaitable[None]) -> None:
+        await ready
+
     async def prepare(self, needed: Awaitable[_T]) -> _T:
         return await needed
 
