@@ -17,13 +17,13 @@ from service.domain.held import HeldLanes
 from service.domain.log_group import Lane
 from service.domain.outcome import FailureClass
 from service.domain.status import LanesStatus
+from service.domain.timestamp import timestamp
 from service.http.status import (
     ConsumerDocument,
     FailingWritesDocument,
     PauseState,
     RegistryDocument,
     StatusDocument,
-    timestamp,
 )
 from service.http.tokens import TokenFile
 from service.http.trigger import Waits

@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from service.domain.timestamp import END_OF_TIME_MS
+
 KEY: Final = b"pause"  # records under other keys are not of this release
 MAX_REASON: Final = 500  # characters: a sentence and a link, on a status page and in a log line
 MAX_NAME: Final = 64  # characters; as long as the name of a token may be
 
 _MAX_BYTES: Final = 16_384  # our longest record, with every character escaped, is half of that
 _WIRE_VERSION: Final = 1
-_END_OF_TIME_MS: Final = 253_402_300_800_000  # the year 10000, where datetime ends
 # Nothing that ends a line, reverses the direction of the text or is half a character: it is shown in logs and terminals. Ranges, not
 # str.isprintable(), which depends on Python's release, while all replicas have to agree.
 _LINE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+\Z")
@@ -91,7 +92,7 @@ def word_from_record(key: bytes | None, value: bytes | None) -> Word | None:
             raise MalformedControlRecordError("neither a pause nor its end")
     if not is_bounded or len(by) > MAX_NAME or not _LINE.match(by):
         raise MalformedControlRecordError("the reason or the name is not one line of words")
-    if isinstance(body["at"], bool) or not 0 <= at_ms < _END_OF_TIME_MS:
+    if isinstance(body["at"], bool) or not 0 <= at_ms < END_OF_TIME_MS:
         raise MalformedControlRecordError("the time is not one of ours")
     return word
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.domain.log_group import InvalidIdentityError, Lane, account_id, region_name
+from service.domain.timestamp import END_OF_TIME_MS
 
 _KEY: Final = b"held:"
 _WIRE_VERSION: Final = 1
 _MAX_BYTES: Final = 16_384
 _MAX_DETAIL: Final = 1000  # characters
-_END_OF_TIME_MS: Final = 253_402_300_800_000  # the year 10000, where datetime ends
 VALID_MS: Final = 180_000  # a lane that is held tries each minute, which may take as long again, and says so
 
 
@@ -93,7 +93,7 @@ def _from_bytes(value: bytes) -> HeldLane | None:
                 "detail": str(detail),
                 "since": int(since_ms),
                 "at": int(at_ms),
-            } if 0 <= since_ms <= at_ms < _END_OF_TIME_MS:
+            } if 0 <= since_ms <= at_ms < END_OF_TIME_MS:
                 lane = Lane(account_id(account), region_name(region))
                 return HeldLane(lane=lane, failure=failure, detail=detail, since_ms=since_ms, at_ms=at_ms)
     except (ValueError, RecursionError, InvalidIdentityError):

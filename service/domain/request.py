@@ -11,18 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, assert_never
 
 from service.domain.log_group import InvalidIdentityError, LogGroup
 from service.domain.outcome import State
+from service.domain.timestamp import END_OF_TIME_MS, timestamp
 
 MAX_LOG_GROUPS: Final = 1500  # of one request: names of 512 characters make a record of 0.8 MB, and brokers take 1 MB
 ENTROPY_BYTES: Final = 10  # in a new id, besides 48 bits of time
 
 _WIRE_VERSION: Final = 1
-_END_OF_TIME_MS: Final = 253_402_300_800_000  # the year 10000, where datetime ends
 _BASE32: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, as in a ULID
 _ID: Final = re.compile(rf"req-[{_BASE32}]{{26}}\Z")
 
@@ -127,7 +126,7 @@ def record_from_bytes(value: bytes | None) -> RequestRecord:
                 raise MalformedRequestRecordError("neither an acceptance nor an outcome")
     except InvalidIdentityError as e:
         raise MalformedRequestRecordError(str(e)) from e
-    if not is_request_id(id_) or not 0 <= at_ms < _END_OF_TIME_MS:
+    if not is_request_id(id_) or not 0 <= at_ms < END_OF_TIME_MS:
         raise MalformedRequestRecordError("the id or the time is not one of ours")
     return record
 
@@ -192,12 +191,11 @@ class RequestStatus:
     def as_dict(self) -> dict[str, Any]:
         """The status as the REST API shows it, log groups in the request's order."""
         log_groups = [self._shown(g) for g in self.log_groups]
-        accepted_at = datetime.fromtimestamp(self.accepted.accepted_at_ms / 1000, UTC)
         return {
             "id": self.id,
             "state": self.state.value,
             "caller": self.accepted.caller,
-            "accepted_at": accepted_at.isoformat(timespec="milliseconds"),
+            "accepted_at": timestamp(self.accepted.accepted_at_ms),
             "counts": dict(Counter(g["state"] for g in log_groups)),
             "log_groups": log_groups,
         }

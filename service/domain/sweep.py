@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard
 from service.domain.command import EnsureCommand, MalformedCommandError, Priority, Trigger, wrong_version
 from service.domain.log_group import InvalidIdentityError, Lane, TenantId, account_id, region_name
 from service.domain.request import new_request_id, repeated_request_id
+from service.domain.timestamp import END_OF_TIME_MS
 from service.domain.verify import VerifyCommand
 
 MAX_LANES: Final = 40_000  # of one sweep: 15 bytes each in its first record, and brokers take 1 MB
@@ -25,7 +26,6 @@ _WIRE_VERSION: Final = "sweep-1"
 _COMMAND: Final = b'{"kind":"sweep",'
 _RECORD: Final = b'{"kind":"sweep-'
 _MAX_BYTES: Final = 4096  # of a command
-_END_OF_TIME_MS: Final = 253_402_300_800_000  # the year 10000, where datetime ends
 _ID: Final = re.compile(r"swp-[0-9a-hjkmnp-tv-z]{26}\Z")
 
 
@@ -263,7 +263,7 @@ def _sweep_id(text: str) -> str:
 
 
 def _time_ms(value: int) -> int:
-    if type(value) is not int or not 0 <= value < _END_OF_TIME_MS:
+    if type(value) is not int or not 0 <= value < END_OF_TIME_MS:
         raise ValueError("the time is not one of ours")
     return value
 

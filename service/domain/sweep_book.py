@@ -6,13 +6,13 @@ Records arrive in any order and more than once: what the book says depends only 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from heapq import nlargest
 from typing import Any, Final
 
 from service.domain.log_group import Lane
 from service.domain.request import RequestState
 from service.domain.sweep import LaneReport, SweepAsked, SweepRecord
+from service.domain.timestamp import timestamp
 
 _MAX_SHOWN: Final = 100  # lanes that are named in one status
 
@@ -56,12 +56,11 @@ class SweepStatus:
     def as_dict(self) -> dict[str, Any]:
         """The status as the REST API and the command line show it; of lanes that are pending or failed, the first hundred."""
         pending, failed = self.pending, self.failed
-        asked_at = datetime.fromtimestamp(self.asked.asked_at_ms / 1000, UTC)
         return {
             "id": self.id,
             "state": (RequestState.PENDING if pending else RequestState.DONE).value,
             "caller": self.asked.caller,
-            "asked_at": asked_at.isoformat(timespec="milliseconds"),
+            "asked_at": timestamp(self.asked.asked_at_ms),
             "tenant": self.asked.tenant,
             "counts": dict(self.counts),
             "old_keys": dict(self.old_keys),

@@ -1,7 +1,6 @@
 """How this replica does, on one page: whether it gets its records, its rules and its writes through, and since when."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final, Literal, Self
 
 from fastapi import APIRouter, Depends
@@ -10,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.domain.control import Paused, Resumed, Word
 from service.domain.status import ConsumerStatus
+from service.domain.timestamp import timestamp
 from service.http.problems import documented
 from service.http.tokens import GUARDED, REFUSALS, bearer
 
@@ -161,8 +161,3 @@ def status_routes(status: Callable[[], StatusDocument]) -> APIRouter:
         return JSONResponse(status().model_dump(), headers={"Cache-Control": "no-store"})
 
     return routes
-
-
-def timestamp(epoch_ms: int) -> str:
-    """A time in ms since 1970, as the API writes it."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.core.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
 from service.domain.log_group import InvalidIdentityError, Lane, LogGroup
 from service.domain.request import RequestState, RequestStatus
+from service.domain.timestamp import timestamp
 from service.http.prefer import preferred_wait_s
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
-from service.http.status import timestamp
 from service.http.tokens import GUARDED, REFUSALS, bearer
 from service.ports import RecordTooLargeError
 

@@ -20,8 +20,9 @@ from service.domain.outcome import Outcome, State
 from service.domain.request import RequestBook, RequestOutcome
 from service.domain.status import LanesStatus
 from service.domain.sweep_book import SweepBook
+from service.domain.timestamp import timestamp
 from service.http.app import Sweeping, Trigger, create_app
-from service.http.status import StatusDocument, timestamp
+from service.http.status import StatusDocument
 from service.http.tokens import TokenFile
 from service.http.trigger import Waits
 from tests.support.fakes import FakeDirectory, RecordingObserver, unlimited

@@ -12,8 +12,8 @@ from service.domain.command import EnsureCommand
 from service.domain.log_group import LogGroup
 from service.domain.outcome import State
 from service.domain.request import is_request_id, new_request_id
+from service.domain.timestamp import timestamp
 from service.http.body_limit import MAX_BODY_BYTES
-from service.http.status import timestamp
 from service.http.trigger import Waits
 from service.ports import RecordTooLargeError
 from tests.support.http import CALLER, REQUESTS_TOPIC, WORK_TOPIC, SidePort, side_port, token_file
