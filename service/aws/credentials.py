@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from service.aws.clients import AwsClients, CredentialChain, SigningCredentials
 from service.aws.errors import VENDOR_ERRORS, translate
 from service.domain.log_group import AccountId, account_id, partition_of
-from service.domain.outcome import CallFailedError, FailureClass
+from service.domain.outcome import PASSING, CallFailedError, FailureClass
 from service.ports import Clock
 
 _SESSION_S: Final = 3600  # the longest that role chaining allows
@@ -35,7 +35,6 @@ _STS_MAX_WAIT_S: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
-_PASSING: Final = frozenset({FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.UNREACHABLE})
 _OURS: Final = frozenset({FailureClass.CREDENTIALS_MISSING, FailureClass.CREDENTIALS_REJECTED})
 
 
@@ -83,7 +82,7 @@ class OwnCredentials:
             return await (await self._search()).get_frozen_credentials()
         except VENDOR_ERRORS as e:
             error = translate(e, call="our own credentials")
-            failure = _of_sts(error.failure) if error.failure in _PASSING else FailureClass.CREDENTIALS_MISSING
+            failure = _of_sts(error.failure) if error.failure in PASSING else FailureClass.CREDENTIALS_MISSING
             raise self._failed.remember(CallFailedError(failure, error.detail)) from e
 
     def forget(self) -> None:
@@ -240,7 +239,7 @@ class AccountCredentials:
                     self._own_account = account_id((await self._ask_sts("get_caller_identity"))["Account"])
                 except CallFailedError as e:
                     # Whatever else STS has against the question is ours to mend, and never a record's fault.
-                    is_ours = e.failure not in _PASSING | _OURS
+                    is_ours = e.failure not in PASSING | _OURS
                     hint = "; LOGWARDEN_AWS_OWN_ACCOUNT makes the question needless" if is_ours else ""
                     failure = FailureClass.CREDENTIALS_MISSING if is_ours else e.failure
                     error = CallFailedError(failure, f"{e.detail}{hint}")
@@ -263,7 +262,7 @@ class AccountCredentials:
             )
         except CallFailedError as e:
             # Whatever else STS has against the request is about the role or our settings, never about a record.
-            is_role = e.failure not in _PASSING | _OURS
+            is_role = e.failure not in PASSING | _OURS
             failure = FailureClass.ROLE_NOT_ASSUMABLE if is_role else e.failure
             raise CallFailedError(failure, f"role {role}: {e.detail}") from e
         session = answer["Credentials"]
@@ -274,7 +273,7 @@ class AccountCredentials:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(_STS_ATTEMPTS),
             wait=wait_random_exponential(multiplier=_STS_WAIT_S, max=_STS_MAX_WAIT_S),
-            retry=retry_if_exception(lambda e: isinstance(e, CallFailedError) and e.failure in _PASSING),
+            retry=retry_if_exception(lambda e: isinstance(e, CallFailedError) and e.failure in PASSING),
             sleep=self._sleep,
             reraise=True,
         )

@@ -9,11 +9,10 @@ from typing import Final
 
 from service.domain.key_policy import PolicyVerdict, logs_principal, read_key_policy
 from service.domain.log_group import KeyArn, KeyRef, LogGroup, Region, key_account, key_arn_in, key_region
-from service.domain.outcome import FailureClass
+from service.domain.outcome import PASSING, FailureClass
 
 _SPEC: Final = "SYMMETRIC_DEFAULT"
 _USAGE: Final = "ENCRYPT_DECRYPT"
-_PASSING: Final = frozenset({FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.UNREACHABLE})
 # States in which KMS encrypts nothing, after its page on key states, and what the tenant does about each. Updating is not among
 # them: "you can use the keys in cryptographic operations" (UpdatePrimaryRegion). Any other state is newer than this release.
 _ENABLED: Final = frozenset({"Enabled", "Updating"})
@@ -144,4 +143,4 @@ def unseen(ref: KeyRef, failure: FailureClass, said: str) -> UnknownKey | Unusab
     if arn is not None:
         return UnknownKey(key=arn, detail=said)
     detail = f"{ref} is an alias, and KMS did not say for which key: {said}. The key's own ARN needs no such look"
-    return UnusableKey(failure=FailureClass.SERVICE_UNAVAILABLE if failure in _PASSING else failure, detail=detail)
+    return UnusableKey(failure=FailureClass.SERVICE_UNAVAILABLE if failure in PASSING else failure, detail=detail)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, Final
 
 from service.domain.log_group import KeyArn, LogGroup, TenantId
 
@@ -185,6 +185,10 @@ class FailureClass(Enum):
         "malformed-command", Fault.PLATFORM, False, Recourse.DEAD_LETTER, 0,
         "Something else than Logwarden writes to its work topic. Let it use `logwarden ensure`, the REST API or a source topic.",
     )  # fmt: skip
+
+
+# What passes by itself, as a failure of a call that goes before the one that matters: of STS, or of a look at a key.
+PASSING: Final = frozenset({FailureClass.THROTTLED, FailureClass.SERVICE_UNAVAILABLE, FailureClass.UNREACHABLE})
 
 
 class CallFailedError(Exception):
