@@ -4,7 +4,6 @@ A change takes effect when it is read back from the topic, also on the replica t
 paused replica goes on reading, answering and taking requests; it starts nothing and calls nobody.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,20 +12,12 @@ from datetime import UTC, datetime
 import structlog
 
 from service.core.dispatcher import Dispatcher
-from service.core.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S
+from service.core.waiting import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S, CatchingUpError, acknowledged, catch_up
 from service.domain.control import KEY, MalformedControlRecordError, Paused, Resumed, Word, word_from_record
 from service.domain.held import is_of_a_lane
 from service.ports import Clock, OutgoingRecord, Publisher
 
 _log = structlog.get_logger(__name__)
-
-
-class NotAcknowledgedError(Exception):
-    """Kafka has not acknowledged the word in time. It may be written yet."""
-
-
-class CatchingUpError(Exception):
-    """This replica has not read the control topic to its end, so it cannot tell the last word."""
 
 
 class PausedByAnotherError(Exception):
@@ -75,11 +66,7 @@ class Control:
 
     async def last_word(self) -> Word | None:
         """The last word that is on the topic now, None where there is none. Raises CatchingUpError after `catch_up_timeout_s`."""
-        try:
-            async with asyncio.timeout(self._catch_up_timeout_s):
-                await self._caught_up()
-        except TimeoutError as e:
-            raise CatchingUpError from e
+        await catch_up(self._caught_up, within_s=self._catch_up_timeout_s)
         return self._word
 
     # -- what follows from it
@@ -169,10 +156,7 @@ class Control:
         return resumed
 
     async def _say(self, word: Word) -> None:
-        try:
-            async with asyncio.timeout(self._ack_timeout_s):
-                await self._publisher.publish(OutgoingRecord(self._topic, KEY, word.to_bytes()))
-        except TimeoutError as e:
-            raise NotAcknowledgedError from e
+        async with acknowledged("the word", within_s=self._ack_timeout_s):
+            await self._publisher.publish(OutgoingRecord(self._topic, KEY, word.to_bytes()))
         with contextlib.suppress(CatchingUpError):  # so that who asks this replica next is told of it
             await self.last_word()

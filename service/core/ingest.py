@@ -7,6 +7,7 @@ from typing import Final
 
 from service.core.dead_letters import DeadLetters
 from service.core.forwarding import Forwarding
+from service.core.waiting import acknowledged
 from service.domain.command import EnsureCommand, Origin
 from service.domain.events import Arrival, EventParser, Parsed
 from service.domain.offsets import Delivery
@@ -65,10 +66,6 @@ class Ingest(Forwarding):
             )
 
 
-class UnacknowledgedError(Exception):
-    """Kafka has not acknowledged every command of the posted events in time; a repeat does no harm."""
-
-
 @dataclass(frozen=True, slots=True)
 class Posted:
     """What was made of posted events; `is_kept` is false where they have problems and the body was too large for a dead letter."""
@@ -109,20 +106,17 @@ class PostedEvents:
     async def accept(self, body: bytes, headers: Headers) -> Posted:
         """Return once Kafka has what the events ask for, and the whole body as a dead letter where it has `problems`.
 
-        `headers` go with a dead letter. Raises UnacknowledgedError after `ack_timeout_s`. A cancelled one may be carried out in part.
+        `headers` go with a dead letter. Raises NotAcknowledgedError after `ack_timeout_s`. A cancelled one may be carried out in part.
         """
         parsed = self._parser.parse(body, headers, arrival=Arrival(self._clock.epoch_ms(), None))
         is_kept = True
-        try:
-            async with asyncio.timeout(self._ack_timeout_s):
-                await _publish(self._publisher, self._work_topic, parsed.commands)
-                if parsed.problems:
-                    field = parsed.problems[0].field
-                    is_kept = await self._dead_letters.send_posted(
-                        body, headers, parsed.reason, field=field, topic=self._source_topic
-                    )
-        except TimeoutError as e:
-            raise UnacknowledgedError from e
+        async with acknowledged("the body", within_s=self._ack_timeout_s):
+            await _publish(self._publisher, self._work_topic, parsed.commands)
+            if parsed.problems:
+                field = parsed.problems[0].field
+                is_kept = await self._dead_letters.send_posted(
+                    body, headers, parsed.reason, field=field, topic=self._source_topic
+                )
         self._observer.event_read(
             commands=len(parsed.commands), problem=parsed.problems[0].field if parsed.problems else None
         )

@@ -5,14 +5,12 @@ it knows that every command is written. What becomes of them comes back over the
 """
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
-from weakref import WeakValueDictionary
 
 import structlog
 
+from service.core.waiting import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S, Waiters, acknowledged, catch_up
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import LogGroup
 from service.domain.request import (
@@ -28,18 +26,7 @@ from service.domain.request import (
 )
 from service.ports import Clock, OutgoingRecord, Publisher
 
-ACK_TIMEOUT_S: Final = 10.0  # a broker's failover takes a few seconds; a caller's own time limit is often 30
-CATCH_UP_TIMEOUT_S: Final = 5.0  # a replica that keeps up needs milliseconds; one that has just started is asked again
-
 _log = structlog.get_logger(__name__)
-
-
-class NotAcknowledgedError(Exception):
-    """Kafka has not acknowledged the whole of a request in time. What was written of it will be carried out."""
-
-    def __init__(self, request_id: str) -> None:
-        super().__init__(f"{request_id} is not acknowledged in full")
-        self.request_id = request_id
 
 
 class KeyReusedError(Exception):
@@ -48,10 +35,6 @@ class KeyReusedError(Exception):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"the key belongs to {request_id}, which asks for other log groups")
         self.request_id = request_id
-
-
-class CatchingUpError(Exception):
-    """This replica has not read the requests topic to its end, so it cannot say that a request does not exist."""
 
 
 class Requests:
@@ -83,8 +66,7 @@ class Requests:
         self._ack_timeout_s = ack_timeout_s
         self._catch_up_timeout_s = catch_up_timeout_s
         self._random_bytes = random_bytes
-        self._waited_for: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # gone with the last waiter
-        self._is_closed = False
+        self._waiters = Waiters()
 
     async def submit(
         self, log_groups: Sequence[LogGroup], *, caller: str, idempotency_key: str | None = None
@@ -108,28 +90,21 @@ class Requests:
         if known is not None and set(known.log_groups) != set(accepted.log_groups):
             raise KeyReusedError(request_id)
         status = known or RequestStatus(accepted, {})
-        try:
-            async with asyncio.timeout(self._ack_timeout_s):
-                # gather, not a TaskGroup, which takes a publish that was cancelled from inside for one that is done
-                await asyncio.gather(*(self._command(status.accepted, g) for g in status.unanswered))
-                if known is None:
-                    await self._publisher.publish(
-                        OutgoingRecord(self._requests_topic, request_id.encode(), accepted.to_bytes())
-                    )
-                    self._book.apply(accepted)
-        except TimeoutError as e:
-            raise NotAcknowledgedError(request_id) from e
+        async with acknowledged(request_id, within_s=self._ack_timeout_s):
+            # gather, not a TaskGroup, which takes a publish that was cancelled from inside for one that is done
+            await asyncio.gather(*(self._command(status.accepted, g) for g in status.unanswered))
+            if known is None:
+                await self._publisher.publish(
+                    OutgoingRecord(self._requests_topic, request_id.encode(), accepted.to_bytes())
+                )
+                self._book.apply(accepted)
         return self._book.find(request_id) or status
 
     async def find(self, request_id: str) -> RequestStatus | None:
         """A request as it stands, or None when there is none of this id. Raises CatchingUpError when that is not known yet."""
         status = self._book.find(request_id)
         if status is None and is_request_id(request_id):
-            try:
-                async with asyncio.timeout(self._catch_up_timeout_s):
-                    await self._caught_up()
-            except TimeoutError as e:
-                raise CatchingUpError from e
+            await catch_up(self._caught_up, within_s=self._catch_up_timeout_s)
             status = self._book.find(request_id)
         return status
 
@@ -139,14 +114,13 @@ class Requests:
         A deferred one is waited for while it is tried again in that time; where that is all there is left, no longer.
         """
         until_ms = self._clock.epoch_ms() + timeout_s * 1000
-        status = await self.find(request_id)
-        answered = self._waited_for.setdefault(request_id, asyncio.Event())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while status is not None and status.may_change_by(until_ms) and not self._is_closed:
-                    answered.clear()
-                    await answered.wait()
-                    status = self._book.find(request_id)
+
+        def is_settled() -> bool:
+            status = self._book.find(request_id)
+            return status is None or not status.may_change_by(until_ms)
+
+        await self.find(request_id)
+        await self._waiters.wait(request_id, is_settled=is_settled, timeout_s=timeout_s)
         return self._book.find(request_id)
 
     def apply(self, value: bytes) -> None:
@@ -157,15 +131,11 @@ class Requests:
             _log.warning("request_record_skipped", topic=self._requests_topic, reason=str(e))
             return
         self._book.apply(record)
-        answered = self._waited_for.get(record.id)
-        if answered is not None and self._book.is_answered(record.id):
-            answered.set()
+        self._waiters.tell(record.id, is_settled=self._book.is_answered)
 
     def close(self) -> None:
-        """Let nobody wait any longer, now or later, so that a shutdown does not wait for them: they get what is known."""
-        self._is_closed = True
-        for answered in list(self._waited_for.values()):
-            answered.set()
+        """Let nobody wait any longer, now or later: they get what is known."""
+        self._waiters.close()
 
     async def _command(self, accepted: RequestAccepted, log_group: LogGroup) -> None:
         command = EnsureCommand(

@@ -4,16 +4,14 @@ Whatever a lane's owner reports comes back over the requests topic, which every 
 """
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import product, starmap
 from typing import Final
-from weakref import WeakValueDictionary
 
 import structlog
 
-from service.core.requests import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S, CatchingUpError, NotAcknowledgedError
+from service.core.waiting import ACK_TIMEOUT_S, CATCH_UP_TIMEOUT_S, Waiters, acknowledged, catch_up
 from service.domain.log_group import AccountId, KeyRef, Lane, Region, TenantId
 from service.domain.request import ENTROPY_BYTES
 from service.domain.sweep import (
@@ -102,8 +100,7 @@ class SweepRequests:
         self._ack_timeout_s = ack_timeout_s
         self._catch_up_timeout_s = catch_up_timeout_s
         self._random_bytes = random_bytes
-        self._waited_for: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # gone with the last waiter
-        self._is_closed = False
+        self._waiters = Waiters()
 
     async def ask(
         self,
@@ -149,22 +146,18 @@ class SweepRequests:
 
     async def done(self, sweep_id: str, timeout_s: float) -> SweepStatus | None:
         """`find`, but wait up to `timeout_s` seconds for every lane to be done, or for `close`."""
-        status = await self.find(sweep_id)
-        if status is None or status.is_done or self._is_closed:
-            return status
-        done = self._waited_for.setdefault(sweep_id, asyncio.Event())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await done.wait()
+
+        def is_settled() -> bool:
+            status = self._book.find(sweep_id)
+            return status is None or status.is_done
+
+        await self.find(sweep_id)
+        await self._waiters.wait(sweep_id, is_settled=is_settled, timeout_s=timeout_s)
         return self._book.find(sweep_id)
 
     async def caught_up(self) -> None:
         """Return when this replica knows of every sweep that has been asked for. Raises CatchingUpError."""
-        try:
-            async with asyncio.timeout(self._catch_up_timeout_s):
-                await self._caught_up()
-        except TimeoutError as e:
-            raise CatchingUpError from e
+        await catch_up(self._caught_up, within_s=self._catch_up_timeout_s)
 
     def latest(self, caller: str) -> SweepAsked | None:
         """The last sweep that was asked for in this name, as far as it is known here."""
@@ -178,19 +171,12 @@ class SweepRequests:
             _log.warning("sweep_record_skipped", topic=self._requests_topic, reason=str(e))
             return
         self._book.apply(record)
-        done = self._waited_for.get(record.id)
-        if done is not None and self._book.is_done(record.id):
-            done.set()
+        self._waiters.tell(record.id, is_settled=self._book.is_done)
 
     def close(self) -> None:
         """Let nobody wait any longer, now or later."""
-        self._is_closed = True
-        for done in list(self._waited_for.values()):
-            done.set()
+        self._waiters.close()
 
     async def _publish(self, sweep_id: str, records: Collection[OutgoingRecord]) -> None:
-        try:
-            async with asyncio.timeout(self._ack_timeout_s):
-                await asyncio.gather(*map(self._publisher.publish, records))
-        except TimeoutError as e:
-            raise NotAcknowledgedError(sweep_id) from e
+        async with acknowledged(sweep_id, within_s=self._ack_timeout_s):
+            await asyncio.gather(*map(self._publisher.publish, records))

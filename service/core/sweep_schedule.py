@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from service.core.requests import CatchingUpError, NotAcknowledgedError
 from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.log_group import KeyRef, Lane, Region, TenantId
 from service.domain.outcome import CallFailedError
 from service.domain.sweep import repeated_sweep_id

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from service.core.ingest import PostedEvents, UnacknowledgedError
+from service.core.ingest import PostedEvents
+from service.core.waiting import NotAcknowledgedError
 from service.http.problems import FieldError, ProblemError, ProblemType, documented
 from service.http.tokens import GUARDED, REFUSALS, bearer
 
@@ -51,7 +52,7 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
         ]
         try:
             posted = await events.accept(await request.body(), headers)
-        except UnacknowledgedError as e:
+        except NotAcknowledgedError as e:
             raise ProblemError(ProblemType.KAFKA_SILENT) from e
         parsed = posted.parsed
         caller: str = request.state.caller

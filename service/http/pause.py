@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.control import Control, PausedByAnotherError
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.control import MAX_REASON, InvalidReasonError, Word
 from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
 from service.http.status import PauseState

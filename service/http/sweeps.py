@@ -9,8 +9,8 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.core.requests import CatchingUpError, NotAcknowledgedError
 from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.log_group import InvalidIdentityError, TenantId, account_id, region_name
 from service.domain.outcome import CallFailedError
 from service.http.prefer import preferred_wait_s
@@ -194,8 +194,8 @@ def _errors_as_problems(caller: str) -> Iterator[None]:
     except RecordTooLargeError as e:
         raise ProblemError(ProblemType.TOO_LARGE, "Kafka takes no record of this size.") from e
     except NotAcknowledgedError as e:
-        _log.warning("sweep_not_acknowledged", sweep_id=e.request_id, caller=caller)
-        raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.request_id}.") from e
+        _log.warning("sweep_not_acknowledged", sweep_id=e.what, caller=caller)
+        raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.what}.") from e
 
 
 async def _known(answer: Awaitable[_T]) -> _T:

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.core.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
+from service.core.requests import KeyReusedError, Requests
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.log_group import InvalidIdentityError, Lane, LogGroup
 from service.domain.request import RequestState, RequestStatus
 from service.domain.timestamp import timestamp
@@ -175,9 +176,9 @@ def trigger_routes(
         try:
             status = await requests.submit(log_groups, caller=caller, idempotency_key=idempotency_key)
         except NotAcknowledgedError as e:
-            _log.warning("request_not_acknowledged", request_id=e.request_id, caller=caller, log_groups=len(log_groups))
-            where = f"{routes.prefix}/{e.request_id}"
-            raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.request_id}.", instance=where) from e
+            _log.warning("request_not_acknowledged", request_id=e.what, caller=caller, log_groups=len(log_groups))
+            where = f"{routes.prefix}/{e.what}"
+            raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.what}.", instance=where) from e
         except KeyReusedError as e:
             raise ProblemError(ProblemType.KEY_REUSED, f"It is that of {e.request_id}.") from e
         except RecordTooLargeError as e:

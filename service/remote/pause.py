@@ -8,7 +8,8 @@ import httpx
 
 from service.brokers import kafka_arguments
 from service.clock import LoopClock
-from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.control import Control, PausedByAnotherError
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.control import MAX_NAME, InvalidReasonError, Paused
 from service.http.status import PauseState
 from service.remote.rest import ANSWER_S, Service

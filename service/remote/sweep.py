@@ -11,9 +11,9 @@ import httpx
 
 from service.brokers import kafka_arguments
 from service.clock import LoopClock
-from service.core.requests import CatchingUpError, NotAcknowledgedError
 from service.core.sweep import OTHER_TENANT
 from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.log_group import AccountId, Region, TenantId
 from service.domain.outcome import CallFailedError, State
 from service.domain.sweep import is_sweep_record

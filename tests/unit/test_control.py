@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.core.control import CatchingUpError, Control, NotAcknowledgedError, PausedByAnotherError
+from service.core.control import Control, PausedByAnotherError
 from service.core.dispatcher import Dispatcher
 from service.core.turn import Held
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.control import (
     KEY,
     MAX_REASON,

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from service.core.requests import CatchingUpError, KeyReusedError, NotAcknowledgedError, Requests
+from service.core.requests import KeyReusedError, Requests
+from service.core.waiting import CatchingUpError, NotAcknowledgedError
 from service.domain.command import EnsureCommand, Priority, Trigger
 from service.domain.log_group import LogGroup
 from service.domain.outcome import FailureClass, Outcome, State
@@ -339,7 +340,7 @@ async def test_a_request_whose_commands_are_not_all_written_is_none_and_a_repeat
     requests = a_replica(publisher)
     with pytest.raises(NotAcknowledgedError) as raised:
         await requests.submit(GROUPS, caller="alice", idempotency_key="k")
-    id_ = raised.value.request_id
+    id_ = raised.value.what
     assert [record.topic for record in publisher.records] == [WORK_TOPIC, WORK_TOPIC]
     for each in (requests, a_replica(publisher)):
         assert await each.find(id_) is None, "nobody waits for a command that may not exist"
@@ -379,7 +380,7 @@ async def test_commands_are_written_concurrently_and_waited_for_within_the_time_
 
     assert asyncio.get_running_loop().time() - started == 10
     assert publisher.waiting == 0
-    assert await requests.find(raised.value.request_id) is None
+    assert await requests.find(raised.value.what) is None
 
 
 @virtual_time
