@@ -30,8 +30,8 @@ class Progress:
 class OffsetLedger:
     """The incomplete offsets of one assignment: those actually seen, so that gaps (compaction, transactions) cost nothing.
 
-    `committed` is what a former owner left; where it is not known yet, `adopt` it later. `owned_since` is since when the partition has
-    been ours without a break, in this assignment and those before (monotonic seconds). `on_finished` is called after each `finish`.
+    `adopt` takes over what a former owner left. `owned_since` is since when the partition has been ours without a break,
+    in this assignment and those before (monotonic seconds). `on_finished` is called after each `finish`.
     """
 
     __slots__ = (
@@ -48,13 +48,7 @@ class OffsetLedger:
         "owned_since",
     )
 
-    def __init__(
-        self,
-        committed: Progress | None = None,
-        *,
-        owned_since: float = 0.0,
-        on_finished: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, *, owned_since: float = 0.0, on_finished: Callable[[], None] = lambda: None) -> None:
         self.owned_since = owned_since
         self._in_order: deque[int] = deque()  # seen, from the position on
         self._finished: set[int] = set()  # of those
@@ -66,8 +60,6 @@ class OffsetLedger:
         self._progress: Progress | None = None  # as it was last written; None once it has changed
         self._on_finished = on_finished
         self.is_open = True
-        if committed is not None:
-            self.adopt(committed)
 
     def __len__(self) -> int:
         """How many offsets are seen and not finished."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
-from service.domain.command import EnsureCommand, MalformedCommandError, Priority, Trigger, wrong_version
+from service.domain.command import EnsureCommand, MalformedCommandError, Priority, wrong_version
 from service.domain.log_group import InvalidIdentityError, Lane, TenantId, account_id, region_name
 from service.domain.request import new_request_id, repeated_request_id
 from service.domain.timestamp import END_OF_TIME_MS
@@ -64,10 +64,6 @@ class SweepCommand:
     def queue_key(self) -> str:
         """What tells it from all else in its lane: no log group's name has a space."""
         return f"sweep {self.sweep_id}"
-
-    @property
-    def trigger(self) -> Trigger:
-        return Trigger.SWEEP
 
     @property
     def priority(self) -> Priority:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.domain.command import Priority, Trigger
+from service.domain.command import Priority
 from service.domain.log_group import KeyArn, Lane
 
 
@@ -22,10 +22,6 @@ class VerifyCommand:
     def queue_key(self) -> str:
         """What tells it from all else in its lane: no log group's name has a space."""
         return f"verify {self.number}"
-
-    @property
-    def trigger(self) -> Trigger:
-        return Trigger.VERIFY
 
     @property
     def priority(self) -> Priority:

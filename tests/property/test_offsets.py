@@ -52,7 +52,8 @@ def test_over_any_change_of_owner_nothing_is_finished_that_was_not_and_nothing_i
             if ledger.progress is not None:
                 committed = ledger.progress
             ledger.close()
-            ledger = OffsetLedger(committed)
+            ledger = OffsetLedger()
+            ledger.adopt(committed)
             held = [delivery for delivery in map(ledger.see, range(committed.position, count)) if delivery.is_new]
             assert {d.offset for d in held} == set(range(count)) - finished
         elif held:

@@ -56,7 +56,8 @@ class MemoryConsumer:
 
     async def read(self, handler: RecordHandler) -> None:
         """Hand over records from the committed offset on, until cancelled."""
-        ledger = self._ledger = OffsetLedger(Progress(self._committed))
+        ledger = self._ledger = OffsetLedger()
+        ledger.adopt(Progress(self._committed))
         self._offset = self._committed
         while True:
             await self._broker.grown(self._topic, self._offset)

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from service.domain import lane as lanes
-from service.domain.command import Priority, Trigger
+from service.domain.command import EnsureCommand, Priority, Trigger
 from service.domain.lane import Crowd, Lane
 from service.domain.offsets import untracked
 from service.domain.pacing import Quota
@@ -120,6 +120,7 @@ def test_a_group_that_runs_does_not_start_again_until_it_has_ended(state: str):
     again = bench.next()
     assert [d.offset for d in first.deliveries] == [0]
     assert [d.offset for d in again.deliveries] == [1, 2]
+    assert isinstance(again.command, EnsureCommand)
     assert again.command.trigger is Trigger.REQUEST
     bench.finish(again)
     assert bench.lane.is_idle
@@ -793,6 +794,7 @@ def test_a_command_that_is_put_back_waits_its_turn_with_all_that_was_asked_meanw
     again = bench.next()
     assert again.key == "a"
     assert [d.offset for d in again.deliveries] == [0, 2, 3]
+    assert isinstance(again.command, EnsureCommand)
     assert again.command.trigger is Trigger.REQUEST
 
 

@@ -3,6 +3,13 @@ import pytest
 from service.domain.offsets import OffsetLedger, Progress, read_finished, untracked, write_finished
 
 
+def adopting(committed: Progress) -> OffsetLedger:
+    """The ledger of whoever comes after the owner who committed this."""
+    ledger = OffsetLedger()
+    ledger.adopt(committed)
+    return ledger
+
+
 def test_a_ledger_that_has_seen_nothing_has_nothing_to_commit():
     ledger = OffsetLedger()
     assert (ledger.position, len(ledger)) == (None, 0)
@@ -99,13 +106,13 @@ def test_what_a_former_owner_finished_above_its_position_is_not_new_to_the_next(
     committed = former.progress
     assert committed == Progress(10, "f1:a:1.2,2.1")
 
-    current = OffsetLedger(committed)
+    current = adopting(committed)
     assert [current.see(offset).is_new for offset in range(10, 17)] == [True, False, False, True, True, False, True]
     assert (current.position, len(current)) == (10, 4)
 
 
 def test_what_a_former_owner_finished_is_committed_on_until_it_is_read_again():
-    ledger = OffsetLedger(Progress(10, "f1:a:5.1"))
+    ledger = adopting(Progress(10, "f1:a:5.1"))
     assert ledger.progress is None, "nothing read, nothing to commit"
     ledger.see(10)
     assert ledger.progress == Progress(10, "f1:a:5.1")
@@ -113,13 +120,13 @@ def test_what_a_former_owner_finished_is_committed_on_until_it_is_read_again():
 
 @pytest.mark.parametrize("first", [12, 13, 5000])
 def test_what_a_former_owner_finished_and_retention_took_is_forgotten(first: int):
-    ledger = OffsetLedger(Progress(10, "f1:a:1.1"))
+    ledger = adopting(Progress(10, "f1:a:1.1"))
     ledger.see(first)
     assert ledger.progress == Progress(first)
 
 
 def test_the_position_passes_what_a_former_owner_finished():
-    ledger = OffsetLedger(Progress(10, "f1:a:1.2"))
+    ledger = adopting(Progress(10, "f1:a:1.2"))
     ledger.see(10).finish()
     ledger.see(11)
     ledger.see(12)
@@ -156,7 +163,7 @@ def test_what_does_not_fit_into_the_brokers_limit_is_left_out_from_the_far_end()
 
 
 def test_what_a_former_owner_finished_and_the_topic_has_dropped_since_is_forgotten():
-    ledger = OffsetLedger(Progress(0, write_finished(0, [3, 12])))
+    ledger = adopting(Progress(0, write_finished(0, [3, 12])))
     ledger.see(10)
     assert ledger.progress == Progress(10, "f1:a:2.1")
 
@@ -192,7 +199,7 @@ def test_the_window_is_what_is_remembered():
 
 
 def test_where_reading_begins_below_the_position_other_records_have_these_offsets_now():
-    ledger = OffsetLedger(Progress(10, write_finished(10, [12])))
+    ledger = adopting(Progress(10, write_finished(10, [12])))
     assert [ledger.see(offset).is_new for offset in range(8, 14)] == [True] * 6
 
     late = OffsetLedger()
@@ -202,7 +209,7 @@ def test_where_reading_begins_below_the_position_other_records_have_these_offset
 
 
 def test_what_is_passed_over_moves_the_position_unless_something_below_is_open():
-    ledger = OffsetLedger(Progress(10))
+    ledger = adopting(Progress(10))
     ledger.pass_over(10, 12)
     assert (ledger.position, ledger.next, len(ledger), ledger.window) == (13, 13, 0, 0)
     opened = ledger.see(13)
@@ -215,12 +222,12 @@ def test_what_is_passed_over_moves_the_position_unless_something_below_is_open()
 
 
 def test_passing_over_leaves_what_a_former_owner_finished_known():
-    former = OffsetLedger(Progress(10))
+    former = adopting(Progress(10))
     _, *others = [former.see(offset) for offset in range(10, 14)]
     for delivery in others:
         delivery.finish()
     assert former.progress is not None
-    ledger = OffsetLedger(former.progress)
+    ledger = adopting(former.progress)
     ledger.pass_over(10, 11)
     assert not ledger.see(12).is_new
     assert not ledger.see(13).is_new
@@ -228,7 +235,7 @@ def test_passing_over_leaves_what_a_former_owner_finished_known():
 
 
 def test_passing_over_below_the_committed_position_forgets_what_a_former_owner_finished():
-    ledger = OffsetLedger(Progress(10, write_finished(10, [12])))
+    ledger = adopting(Progress(10, write_finished(10, [12])))
     ledger.pass_over(5, 11)  # the topic was truncated: its offsets mean other records
     assert ledger.see(12).is_new
 
