@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from service.domain.events import EventParser, Finding, Step, explain_event
+from service.domain.events import EventParser, Finding, Step
 from tests.events import EVENTS, custom_parser
 
 
 def explain(body: Any) -> list[tuple[str, str, str]]:
-    steps = explain_event(body if isinstance(body, bytes) else json.dumps(body).encode())
+    steps = EventParser().explain(body if isinstance(body, bytes) else json.dumps(body).encode())
     return [(step.finding.value, step.path, step.text) for step in steps]
 
 
@@ -62,7 +62,7 @@ def test_an_event_of_another_kind_is_explained():
 
 
 def test_a_record_without_a_value_is_explained():
-    [step] = explain_event(None)[1:]
+    [step] = EventParser().explain(None)[1:]
     assert step.finding is Finding.MALFORMED
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.events import Parsed, parse_event
+from service.domain.events import Arrival, EventParser, Parsed
 from service.domain.events.fields import MAX_DEPTH
 from service.domain.events.unpacking import MAX_ENTRIES, MAX_JSON_VALUES, MAX_UNPACKED_BYTES
 
@@ -25,7 +25,7 @@ OTHER = {"eventVersion": "1.08", "eventSource": "s3.amazonaws.com", "eventName":
 
 def parse(body: Any) -> Parsed:
     value = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return parse_event(value, accepted_at_ms=0, origin=None)
+    return EventParser().parse(value, arrival=Arrival(0, None))
 
 
 def packed(body: Any) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from service.domain.command import MAX_CALLER_LENGTH, EnsureCommand, Origin, Trigger
-from service.domain.events import MAX_REASON_LENGTH, Parsed, Problem, is_surely_irrelevant, parse_event
+from service.domain.events import MAX_REASON_LENGTH, Arrival, EventParser, Parsed, Problem
 from service.domain.log_group import LogGroup
 
 EVENTS = Path(__file__).parents[1] / "events"
 ORIGIN = Origin("trail", 3, 4711)
 AT_MS = 1_772_442_847_000
+ARRIVAL = Arrival(AT_MS, ORIGIN)
+PARSER = EventParser()
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/0a1b2c3d-1111-2222-3333-444455556666"
 
 
@@ -43,7 +45,7 @@ ORDERS_CREATED = ensure("/acme/orders", shown_key="")
 
 def parse(body: Any) -> Parsed:
     value = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    return parse_event(value, accepted_at_ms=AT_MS, origin=ORIGIN)
+    return PARSER.parse(value, arrival=ARRIVAL)
 
 
 def fixture(name: str) -> Any:
@@ -378,7 +380,7 @@ def test_who_created_a_group_is_not_kept():
 
 @pytest.mark.parametrize("name", ["ce_specversion", "CE_Type", "ce-specversion"])
 def test_a_cloudevent_without_data_is_a_tombstone(name: str):
-    assert parse_event(None, [(name, b"1.0")], accepted_at_ms=AT_MS, origin=ORIGIN) == Parsed()
+    assert PARSER.parse(None, [(name, b"1.0")], arrival=ARRIVAL) == Parsed()
 
 
 def test_headers_that_are_null_or_strange_do_no_harm():
@@ -389,13 +391,13 @@ def test_headers_that_are_null_or_strange_do_no_harm():
         ("", b"\xff"),
         ("ce_type", b""),
     ]
-    assert parse_event(value, headers, accepted_at_ms=AT_MS, origin=ORIGIN).commands == (ORDERS_CREATED,)
+    assert PARSER.parse(value, headers, arrival=ARRIVAL).commands == (ORDERS_CREATED,)
 
 
 def test_a_content_type_that_names_a_cloudevent_makes_it_one():
     body = json.dumps({"data": created()}).encode()
     headers = [("Content-Type", b" Application/CloudEvents+json; charset=utf-8")]
-    assert parse_event(body, headers, accepted_at_ms=AT_MS, origin=ORIGIN).commands == (ORDERS_CREATED,)
+    assert PARSER.parse(body, headers, arrival=ARRIVAL).commands == (ORDERS_CREATED,)
     assert problem_of(body).field == "value"
 
 
@@ -410,9 +412,9 @@ def compact(name: str) -> bytes:
     "name", ["record_of_s3", "record_of_iam_with_the_word_in_its_text", "record_describe_log_groups"]
 )
 def test_the_first_look_drops_whole_records_of_no_interest(name: str) -> None:
-    assert is_surely_irrelevant(compact(name))
-    assert is_surely_irrelevant((EVENTS / f"{name}.json").read_bytes())
-    assert is_surely_irrelevant(json.dumps(in_eventbridge(fixture(name))).encode())
+    assert PARSER.is_surely_irrelevant(compact(name))
+    assert PARSER.is_surely_irrelevant((EVENTS / f"{name}.json").read_bytes())
+    assert PARSER.is_surely_irrelevant(json.dumps(in_eventbridge(fixture(name))).encode())
 
 
 @pytest.mark.parametrize(
@@ -420,48 +422,50 @@ def test_the_first_look_drops_whole_records_of_no_interest(name: str) -> None:
 )
 def test_a_record_cut_off_but_at_the_end_of_an_object_reaches_the_parser(name: str) -> None:
     value = compact(name)
-    assert not [end for end in range(len(value)) if is_surely_irrelevant(value[:end]) and value[:end][-1:] != b"}"]
+    assert not [
+        end for end in range(len(value)) if PARSER.is_surely_irrelevant(value[:end]) and value[:end][-1:] != b"}"
+    ]
 
 
 def test_a_name_spelt_with_escapes_reaches_the_parser() -> None:
     value = json.dumps(created()).replace("CreateLogGroup", "CreateLog\\u0047roup").encode()
-    assert not is_surely_irrelevant(value)
+    assert not PARSER.is_surely_irrelevant(value)
     assert parse(value).commands == (ORDERS_CREATED,)
 
 
 def test_a_source_spelt_with_escapes_reaches_the_parser() -> None:
     value = json.dumps({"x": {"eventSource": "s3.amazonaws.com"}, **created()})
     value = value.replace('"eventSource": "logs', '"event\\u0053ource": "logs')
-    assert not is_surely_irrelevant(value.encode())
+    assert not PARSER.is_surely_irrelevant(value.encode())
     assert parse(value.encode()).commands == (ORDERS_CREATED,)
 
 
 def test_a_record_inside_a_string_reaches_the_parser() -> None:
     value = json.dumps(in_eventbridge(json.dumps(created()), extra={"eventSource": "s3.amazonaws.com"})).encode()
-    assert not is_surely_irrelevant(value)
+    assert not PARSER.is_surely_irrelevant(value)
     assert parse(value).commands == (ORDERS_CREATED,)
 
 
 @pytest.mark.parametrize(("before", "after"), [(b"\xef\xbb\xbf", b""), (b"[", b"]"), (b"", b"\x00")])
 def test_bytes_around_a_record_take_it_to_the_parser(before: bytes, after: bytes) -> None:
-    assert not is_surely_irrelevant(before + compact("record_of_s3") + after)
+    assert not PARSER.is_surely_irrelevant(before + compact("record_of_s3") + after)
 
 
 def test_records_after_the_confluent_prefix_are_dropped_too() -> None:
-    assert is_surely_irrelevant(b"\x00\x00\x00\x00\x07" + compact("record_of_s3"))
+    assert PARSER.is_surely_irrelevant(b"\x00\x00\x00\x00\x07" + compact("record_of_s3"))
 
 
 def test_lines_of_records_are_dropped_too() -> None:
     line = compact("record_of_s3") + b"\n"
-    assert is_surely_irrelevant(line)
-    assert is_surely_irrelevant(line * 3)
-    assert not is_surely_irrelevant(line + b"x\n" + compact("record_created_version_1_11"))
+    assert PARSER.is_surely_irrelevant(line)
+    assert PARSER.is_surely_irrelevant(line * 3)
+    assert not PARSER.is_surely_irrelevant(line + b"x\n" + compact("record_created_version_1_11"))
 
 
 @pytest.mark.parametrize("name", ["s3_notification", "unknown_shape", "own_event_without_region", "not_json"])
 def test_what_does_not_look_like_cloudtrail_reaches_the_parser(name: str) -> None:
     [path] = EVENTS.glob(f"{name}.*")
-    assert not is_surely_irrelevant(path.read_bytes())
+    assert not PARSER.is_surely_irrelevant(path.read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -469,8 +473,8 @@ def test_what_does_not_look_like_cloudtrail_reaches_the_parser(name: str) -> Non
 )
 def test_batches_of_records_of_no_interest_are_dropped(name: str) -> None:
     value = (EVENTS / f"{name}.json").read_bytes()
-    assert not is_surely_irrelevant(value)
-    assert is_surely_irrelevant(value.replace(b"CreateLogGroup", b"CreateLogStream"))
+    assert not PARSER.is_surely_irrelevant(value)
+    assert PARSER.is_surely_irrelevant(value.replace(b"CreateLogGroup", b"CreateLogStream"))
 
 
 @pytest.mark.parametrize(
@@ -486,30 +490,30 @@ def test_batches_of_records_of_no_interest_are_dropped(name: str) -> None:
 )
 def test_the_first_look_takes_milliseconds_whatever_the_bytes(value: bytes) -> None:
     began = time.process_time()
-    is_surely_irrelevant(value)
+    PARSER.is_surely_irrelevant(value)
     assert time.process_time() - began < 0.5
 
 
 def test_an_own_event_among_records_reaches_the_parser() -> None:
     value = json.dumps({"Records": [fixture("record_of_s3"), fixture("own_event")]}).encode()
-    assert not is_surely_irrelevant(value)
+    assert not PARSER.is_surely_irrelevant(value)
 
 
 def test_an_own_event_with_a_version_of_its_own_is_one_wherever_that_stands() -> None:
     value = json.dumps({"eventVersion": "1.0", **fixture("own_event")}).encode()
-    assert not is_surely_irrelevant(value)
+    assert not PARSER.is_surely_irrelevant(value)
     assert len(parse(value).commands) == 1
 
 
 def test_what_begins_as_a_record_of_cloudtrail_is_no_own_event() -> None:
     value = json.dumps({"eventVersion": "1.11", "userIdentity": {}, **fixture("own_event")}).encode()
-    assert is_surely_irrelevant(value)
+    assert PARSER.is_surely_irrelevant(value)
     assert not parse(value).commands
     assert parse(value).problems
 
 
 def test_a_record_is_known_with_and_without_spaces_and_not_by_what_is_in_it() -> None:
     for value in (b'{"eventVersion":"1.09","userIdentity":{}}', b'{"eventVersion": "1.9", "userIdentity": {}}'):
-        assert is_surely_irrelevant(value)
-    assert not is_surely_irrelevant(b'{"eventVersion":{"userIdentity":{}}}')
-    assert not is_surely_irrelevant(b'{"eventVersion":"2.0","userIdentity":{}}')
+        assert PARSER.is_surely_irrelevant(value)
+    assert not PARSER.is_surely_irrelevant(b'{"eventVersion":{"userIdentity":{}}}')
+    assert not PARSER.is_surely_irrelevant(b'{"eventVersion":"2.0","userIdentity":{}}')
