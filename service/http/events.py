@@ -1,16 +1,15 @@
 """The way in for events over HTTP: what EventBridge API destinations and the like send, in any shape that ingest reads from Kafka."""
 
-from collections.abc import Callable
-
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from service.core.ingest import PostedEvents
 from service.core.waiting import NotAcknowledgedError
-from service.http.problems import FieldError, ProblemError, ProblemType, documented
-from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.http.probes import Reason, require_ready
+from service.http.problems import OF_WRITING, FieldError, ProblemError, ProblemType
+from service.http.tokens import guarded, guarded_routes
 
 _log = structlog.get_logger(__name__)
 
@@ -21,9 +20,9 @@ class EventsDocument(BaseModel):
     accepted: int = Field(description="Log groups that will be ensured; 0 where the events ask for nothing.")
 
 
-def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | None]) -> APIRouter:
+def event_routes(*, events: PostedEvents, not_ready_reason: Reason) -> APIRouter:
     """`/v1/events`, for an app that guards it."""
-    routes = APIRouter(prefix=f"{GUARDED}/events", tags=["events"], dependencies=[Depends(bearer)])
+    routes = guarded_routes("/events", tag="events")
 
     @routes.post(
         "",
@@ -31,13 +30,7 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
         status_code=202,
         response_model=EventsDocument,
         response_description="Kafka has what the events ask for.",
-        responses=documented(
-            *REFUSALS,
-            ProblemType.MALFORMED_EVENTS,
-            ProblemType.TOO_LARGE,
-            ProblemType.NOT_READY,
-            ProblemType.KAFKA_SILENT,
-        ),
+        responses=guarded(ProblemType.MALFORMED_EVENTS, ProblemType.TOO_LARGE, *OF_WRITING),
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}},
     )
     async def post(request: Request) -> JSONResponse:
@@ -45,8 +38,7 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Callable[[], str | N
 
         What cannot be read is named in the answer, and the body becomes a dead letter (413: it was too large for one); the rest of it is worked all the same.
         """
-        if (reason := not_ready_reason()) is not None:
-            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+        require_ready(not_ready_reason)
         headers = [
             (_kafka_name(name), value.encode()) for name, value in request.headers.items() if _is_the_events(name)
         ]

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from service.domain.command import Priority
 from service.domain.outcome import FailureClass
 from service.domain.status import Hold, LanesStatus, LaneStatus, Trouble
-from service.http.problems import ProblemType, documented
-from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.http.problems import ProblemType
+from service.http.tokens import guarded, guarded_routes
 
 _MOST_SHOWN: Final = 1000  # 0.4 MB of JSON
 _HINTS: Final = {failure.label: failure.hint for failure in FailureClass}
@@ -88,14 +88,14 @@ class LanesDocument(BaseModel):
 
 def lane_routes(*, replica: str, lanes: Callable[[], LanesStatus]) -> APIRouter:
     """`/v1/lanes`, for an app that guards it and a process that has lanes."""
-    routes = APIRouter(prefix=f"{GUARDED}/lanes", tags=["operations"], dependencies=[Depends(bearer)])
+    routes = guarded_routes("/lanes", tag="operations")
 
     @routes.get(
         "",
         name="lanes",
         response_model=LanesDocument,
         response_description="The lanes as they stand.",
-        responses=documented(*REFUSALS, ProblemType.INVALID_REQUEST),
+        responses=guarded(ProblemType.INVALID_REQUEST),
     )
     async def show(
         limit: Annotated[int, Query(ge=1, le=_MOST_SHOWN, description="How many lanes to list.")] = 100,

@@ -15,3 +15,9 @@ def preferred_wait_s(headers: Iterable[str], *, longest_s: float) -> int | None:
     preferences = (preference for header in headers for preference in header.split(","))
     wait = next((match for preference in preferences if (match := _WAIT.match(preference))), None)
     return None if wait is None or longest_s < 1 else min(int(wait["seconds"]), int(longest_s))
+
+
+def applied(wait_s: int | None) -> dict[str, str]:
+    """The headers of an answer that was waited for, or would have been: it says which wait was honoured."""
+    headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
+    return headers if wait_s is None else headers | {"Preference-Applied": f"wait={wait_s}"}

@@ -35,7 +35,16 @@ def probe_routes(*, registry: CollectorRegistry, not_alive_reason: Reason, not_r
     return routes
 
 
-def _answer(problem: ProblemType, reason: str | None) -> PlainTextResponse:
+def require_ready(not_ready_reason: Reason) -> None:
+    """Raise ProblemError while this replica takes no requests."""
+    _require(ProblemType.NOT_READY, not_ready_reason())
+
+
+def _require(problem: ProblemType, reason: str | None) -> None:
     if reason is not None:
         raise ProblemError(problem, f"{reason}.")
+
+
+def _answer(problem: ProblemType, reason: str | None) -> PlainTextResponse:
+    _require(problem, reason)
     return PlainTextResponse("ok\n", headers={"Cache-Control": "no-store"})

@@ -17,6 +17,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from service.core.waiting import CatchingUpError
+
 _MAX_ERRORS: Final = 20  # named in one document: enough to see what is wrong with a list of a thousand
 _CHALLENGE: Final = 'Bearer realm="logwarden"'
 
@@ -130,6 +132,11 @@ class ProblemType(Enum):
         return headers
 
 
+# What every route that takes JSON may answer, and every one that writes to Kafka, for their documentation.
+OF_A_JSON_BODY: Final = (ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE, ProblemType.NOT_JSON)
+OF_WRITING: Final = (ProblemType.NOT_READY, ProblemType.KAFKA_SILENT)
+
+
 class FieldError(BaseModel):
     """One thing that is wrong with a request."""
 
@@ -180,8 +187,8 @@ class ProblemError(HTTPException):
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Let every error of the app, the framework's own included, be answered with a problem document."""
-    for kind in (HTTPException, RequestValidationError, Exception):
+    """Let every error of the app, the framework's own and CatchingUpError included, be answered with a problem document."""
+    for kind in (HTTPException, RequestValidationError, CatchingUpError, Exception):
         app.add_exception_handler(kind, _answer)
 
 
@@ -192,6 +199,8 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
             return error.response(path)
         case HTTPException():
             return _plain(request, error.status_code, error.detail, error.headers)
+        case CatchingUpError():
+            return ProblemError(ProblemType.CATCHING_UP).response(path)
         case RequestValidationError(body=bytes()):  # FastAPI parses a body only where it is declared as JSON
             return ProblemError(ProblemType.NOT_JSON).response(path)
         case RequestValidationError():

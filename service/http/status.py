@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import Final, Literal, Self
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from service.domain.control import Paused, Resumed, Word
 from service.domain.status import ConsumerStatus
 from service.domain.timestamp import timestamp
-from service.http.problems import documented
-from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.http.tokens import guarded, guarded_routes
 
 _MAX_ERROR_LINES: Final = 20  # of a tenant file with a problem in every line; the log and `logwarden check` have more
 
@@ -147,14 +146,14 @@ class StatusDocument(BaseModel):
 
 def status_routes(status: Callable[[], StatusDocument]) -> APIRouter:
     """`/v1/status`, for an app that guards it."""
-    routes = APIRouter(prefix=f"{GUARDED}/status", tags=["operations"], dependencies=[Depends(bearer)])
+    routes = guarded_routes("/status", tag="operations")
 
     @routes.get(
         "",
         name="status",
         response_model=StatusDocument,
         response_description="The replica as it stands.",
-        responses=documented(*REFUSALS),
+        responses=guarded(),
     )
     async def show() -> JSONResponse:
         """See how the replica that answers does. Answered from memory, also while Kafka and AWS are away."""

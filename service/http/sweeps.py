@@ -1,21 +1,22 @@
 """Sweeps over HTTP: ask for every log group of some lanes to be looked at, and see how far that has come."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, TypeVar
 
 import structlog
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Body, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.core.sweep_requests import NoLanesError, SweepRequests, lanes_to_sweep
-from service.core.waiting import CatchingUpError, NotAcknowledgedError
+from service.core.waiting import NotAcknowledgedError
 from service.domain.log_group import InvalidIdentityError, TenantId, account_id, region_name
 from service.domain.outcome import CallFailedError
-from service.http.prefer import preferred_wait_s
-from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
-from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.http.prefer import applied, preferred_wait_s
+from service.http.probes import Reason, require_ready
+from service.http.problems import OF_A_JSON_BODY, FieldError, ProblemError, ProblemType, pointer
+from service.http.tokens import guarded, guarded_routes
 from service.ports import RecordTooLargeError, TenantDirectory
 
 _EXAMPLES: dict[str, Any] = {
@@ -108,11 +109,11 @@ def sweep_routes(
     *,
     sweeps: SweepRequests,
     directory: Callable[[], TenantDirectory | None],
-    not_ready_reason: Callable[[], str | None],
+    not_ready_reason: Reason,
     max_wait_s: float,
 ) -> APIRouter:
     """The routes of sweeps, for an app that guards them. A process without a registry (None) sweeps only what is named."""
-    routes = APIRouter(prefix=f"{GUARDED}/sweeps", tags=["sweeps"], dependencies=[Depends(bearer)])
+    routes = guarded_routes("/sweeps", tag="sweeps")
 
     @routes.post(
         "",
@@ -120,14 +121,8 @@ def sweep_routes(
         status_code=202,
         response_model=SweepDocument,
         response_description="Accepted: Kafka has the sweep.",
-        responses=documented(
-            *REFUSALS,
-            ProblemType.INVALID_REQUEST,
-            ProblemType.TOO_LARGE,
-            ProblemType.NOT_JSON,
-            ProblemType.NOT_READY,
-            ProblemType.REGISTRY_SILENT,
-            ProblemType.KAFKA_SILENT,
+        responses=guarded(
+            *OF_A_JSON_BODY, ProblemType.NOT_READY, ProblemType.REGISTRY_SILENT, ProblemType.KAFKA_SILENT
         ),
     )
     async def ask(request: Request, body: Annotated[NewSweep, Body(openapi_examples=_EXAMPLES)]) -> JSONResponse:
@@ -135,8 +130,7 @@ def sweep_routes(
         accounts = _checked(body.accounts or (), "accounts", account_id)
         regions = _checked(body.regions or (), "regions", region_name)
         tenant = None if body.tenant is None else TenantId(body.tenant)
-        if (reason := not_ready_reason()) is not None:
-            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+        require_ready(not_ready_reason)
         caller: str = request.state.caller
         with _errors_as_problems(caller):
             lanes = await lanes_to_sweep(directory(), accounts=accounts, regions=regions, tenant=tenant)
@@ -149,13 +143,13 @@ def sweep_routes(
         name="sweeps",
         response_model=SweepsDocument,
         response_description="The sweeps as they stand, the last asked for first.",
-        responses=documented(*REFUSALS, ProblemType.INVALID_REQUEST, ProblemType.CATCHING_UP),
+        responses=guarded(ProblemType.INVALID_REQUEST, ProblemType.CATCHING_UP),
     )
     async def list_known(
         limit: Annotated[int, Query(ge=1, le=_MOST_SHOWN, description="How many sweeps to list.")] = 20,
     ) -> JSONResponse:
         """See which sweeps and re-keys were asked for lately, by whom, and how far they have come. Any replica answers."""
-        statuses = await _known(sweeps.newest(limit))
+        statuses = await sweeps.newest(limit)
         document = {"sweeps": [status.as_dict() for status in statuses]}
         return JSONResponse(document, headers={"Cache-Control": "no-store"})
 
@@ -164,20 +158,17 @@ def sweep_routes(
         name="sweep status",
         response_model=SweepDocument,
         response_description="The sweep as it stands.",
-        responses=documented(*REFUSALS, ProblemType.UNKNOWN_SWEEP, ProblemType.CATCHING_UP),
+        responses=guarded(ProblemType.UNKNOWN_SWEEP, ProblemType.CATCHING_UP),
     )
     async def look_up(
         sweep_id: Annotated[str, Path(description="The `id` that the sweep was answered with.")], prefer: _Prefer
     ) -> JSONResponse:
         """See how far a sweep has come. Any replica answers."""
         wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
-        status = await _known(sweeps.done(sweep_id, wait_s) if wait_s else sweeps.find(sweep_id))
+        status = await (sweeps.done(sweep_id, wait_s) if wait_s else sweeps.find(sweep_id))
         if status is None:
             raise ProblemError(ProblemType.UNKNOWN_SWEEP)
-        headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
-        if wait_s is not None:
-            headers["Preference-Applied"] = f"wait={wait_s}"
-        return JSONResponse(status.as_dict(), headers=headers)
+        return JSONResponse(status.as_dict(), headers=applied(wait_s))
 
     return routes
 
@@ -196,14 +187,6 @@ def _errors_as_problems(caller: str) -> Iterator[None]:
     except NotAcknowledgedError as e:
         _log.warning("sweep_not_acknowledged", sweep_id=e.what, caller=caller)
         raise ProblemError(ProblemType.KAFKA_SILENT, f"Its id is {e.what}.") from e
-
-
-async def _known(answer: Awaitable[_T]) -> _T:
-    """An answer that a replica gives once it has read what was asked for. Raises ProblemError until then."""
-    try:
-        return await answer
-    except CatchingUpError as e:
-        raise ProblemError(ProblemType.CATCHING_UP) from e
 
 
 def _checked(values: Sequence[str], field: str, check: Callable[[object], _T]) -> list[_T]:

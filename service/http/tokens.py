@@ -7,25 +7,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
+from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from service.http.problems import ProblemError, ProblemType
+from service.http.problems import ProblemError, ProblemType, documented
 
 GUARDED: Final = "/v1"
-REFUSALS: Final = (
+_REFUSALS: Final = (
     ProblemType.TOKEN_MISSING,
     ProblemType.TOKEN_REFUSED,
     ProblemType.SCOPE_MISSING,
     ProblemType.CLOSED,
     ProblemType.TOKENS_UNUSABLE,
-)  # what the guard answers, for the documentation of a route under it
-bearer: Final = HTTPBearer(
+)  # what the guard answers
+_bearer: Final = HTTPBearer(
     auto_error=False,  # it only documents: the guard has decided before
     scheme_name="token",
     description="A token of the service's token file; checked before anything else.",
@@ -51,6 +52,16 @@ def scope_of(method: str, path: str) -> Scope:
     if method in {"GET", "HEAD", "OPTIONS"}:
         return Scope.READ
     return Scope.ENSURE if path in {f"{GUARDED}/requests", f"{GUARDED}/events"} else Scope.OPERATE
+
+
+def guarded_routes(path: str, *, tag: str) -> APIRouter:
+    """Routes under `/v1` and this path, for an app that guards them, documented as such."""
+    return APIRouter(prefix=f"{GUARDED}{path}", tags=[tag], dependencies=[Depends(_bearer)])
+
+
+def guarded(*problems: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """As `documented`, with what the guard answers too."""
+    return documented(*_REFUSALS, *problems)
 
 
 @dataclass(frozen=True, slots=True)

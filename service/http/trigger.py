@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Body, Depends, Header, Path, Request
+from fastapi import APIRouter, Body, Header, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.core.requests import KeyReusedError, Requests
-from service.core.waiting import CatchingUpError, NotAcknowledgedError
+from service.core.waiting import NotAcknowledgedError
 from service.domain.log_group import InvalidIdentityError, Lane, LogGroup
 from service.domain.request import RequestState, RequestStatus
 from service.domain.timestamp import timestamp
-from service.http.prefer import preferred_wait_s
-from service.http.problems import FieldError, ProblemError, ProblemType, documented, pointer
-from service.http.tokens import GUARDED, REFUSALS, bearer
+from service.http.prefer import applied, preferred_wait_s
+from service.http.probes import Reason, require_ready
+from service.http.problems import OF_A_JSON_BODY, OF_WRITING, FieldError, ProblemError, ProblemType, pointer
+from service.http.tokens import guarded, guarded_routes
 from service.ports import RecordTooLargeError
 
 _ACCOUNT = "111122223333"
@@ -125,13 +126,13 @@ _IdempotencyKey = Annotated[
 def trigger_routes(
     *,
     requests: Requests,
-    not_ready_reason: Callable[[], str | None],
+    not_ready_reason: Reason,
     why_waits: Callable[[Lane], Waits | None],
     max_groups: int,
     max_wait_s: float,
 ) -> APIRouter:
     """The routes of the trigger, for an app that guards them. Times in seconds."""
-    routes = APIRouter(prefix=f"{GUARDED}/requests", tags=["requests"], dependencies=[Depends(bearer)])
+    routes = guarded_routes("/requests", tag="requests")
 
     class NewRequest(BaseModel):  # here, so that its schema says the limit that is in force
         """The log groups to ensure; one that is named twice counts once."""
@@ -151,15 +152,7 @@ def trigger_routes(
                 "description": "Done: there is a last word on every log group already.",
                 "headers": _headers("Location", "Preference-Applied"),
             },
-            **documented(
-                *REFUSALS,
-                ProblemType.INVALID_REQUEST,
-                ProblemType.TOO_LARGE,
-                ProblemType.NOT_JSON,
-                ProblemType.KEY_REUSED,
-                ProblemType.NOT_READY,
-                ProblemType.KAFKA_SILENT,
-            ),
+            **guarded(*OF_A_JSON_BODY, ProblemType.KEY_REUSED, *OF_WRITING),
         },
     )
     async def ask(
@@ -170,8 +163,7 @@ def trigger_routes(
     ) -> JSONResponse:
         """Ensure that log groups are under their own tenant's key."""
         log_groups = _log_groups(body.log_groups)
-        if (reason := not_ready_reason()) is not None:
-            raise ProblemError(ProblemType.NOT_READY, f"{reason}.")
+        require_ready(not_ready_reason)
         caller: str = request.state.caller
         try:
             status = await requests.submit(log_groups, caller=caller, idempotency_key=idempotency_key)
@@ -186,8 +178,8 @@ def trigger_routes(
         _log.info("request_accepted", request_id=status.id, caller=caller, log_groups=len(status.log_groups))
         wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
         if wait_s:
-            status = await _answered(requests, status.id, wait_s) or status
-        headers = _applied(wait_s) | {"Location": f"{routes.prefix}/{status.id}"}
+            status = await requests.answered(status.id, wait_s) or status
+        headers = applied(wait_s) | {"Location": f"{routes.prefix}/{status.id}"}
         return JSONResponse(
             _document(status, why_waits), status_code=200 if status.state is RequestState.DONE else 202, headers=headers
         )
@@ -198,7 +190,7 @@ def trigger_routes(
         response_description="The request as it stands.",
         responses={
             200: {"headers": _headers("Preference-Applied")},
-            **documented(*REFUSALS, ProblemType.UNKNOWN_REQUEST, ProblemType.CATCHING_UP),
+            **guarded(ProblemType.UNKNOWN_REQUEST, ProblemType.CATCHING_UP),
         },
     )
     async def look_up(
@@ -207,10 +199,10 @@ def trigger_routes(
     ) -> JSONResponse:
         """See what became of a request. Any replica answers."""
         wait_s = preferred_wait_s(prefer, longest_s=max_wait_s)
-        status = await _answered(requests, request_id, wait_s)
+        status = await (requests.answered(request_id, wait_s) if wait_s else requests.find(request_id))
         if status is None:
             raise ProblemError(ProblemType.UNKNOWN_REQUEST)
-        return JSONResponse(_document(status, why_waits), headers=_applied(wait_s))
+        return JSONResponse(_document(status, why_waits), headers=applied(wait_s))
 
     return routes
 
@@ -248,18 +240,6 @@ def _resolve(reference: LogGroupReference, *path: str | int) -> LogGroup | Field
     except InvalidIdentityError as e:
         field = "arn" if reference.arn is not None else "name" if e.field == "log_group" else e.field
         return FieldError(detail=str(e), pointer=pointer(*path, field))
-
-
-async def _answered(requests: Requests, request_id: str, wait_s: int | None) -> RequestStatus | None:
-    try:
-        return await (requests.answered(request_id, wait_s) if wait_s else requests.find(request_id))
-    except CatchingUpError as e:
-        raise ProblemError(ProblemType.CATCHING_UP) from e
-
-
-def _applied(wait_s: int | None) -> dict[str, str]:
-    headers = {"Cache-Control": "no-store", "Vary": "Prefer"}
-    return headers if wait_s is None else headers | {"Preference-Applied": f"wait={wait_s}"}
 
 
 def _headers(*names: str) -> Mapping[str, Any]:
