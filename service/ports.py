@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from service.domain.command import EnsureCommand, Origin
 from service.domain.key import KeyFinding
@@ -12,6 +12,8 @@ from service.domain.outcome import FailureClass, Outcome
 from service.domain.tenancy import Decision
 
 Headers = Sequence[tuple[str, bytes]]  # names may repeat
+
+MAX_DESCRIBED: Final = 50  # log groups; DescribeLogGroups' limit for a page, and for logGroupIdentifiers
 
 
 class Clock(Protocol):
@@ -96,14 +98,14 @@ class LogGroups(Protocol):
         """The group's tags as they are now. AWS allows 5 such calls a second for an account and Region. Raises CallFailedError."""
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
-        """The keys of up to 50 log groups, by exact name; more raise ValueError. Raises CallFailedError.
+        """The keys of up to MAX_DESCRIBED log groups, by exact name; more raise ValueError. Raises CallFailedError.
 
         None is a group without a key; groups that do not exist are left out. The key is what AWS shows, which may lag a second
         behind `associate`.
         """
 
     async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
-        """The next 50 log groups of a lane at most, in order of name; None begins. One DescribeLogGroups call. Raises CallFailedError.
+        """The next MAX_DESCRIBED log groups of a lane at most, in order of name; None begins. One DescribeLogGroups call. Raises CallFailedError.
 
         A group that is made or deleted between two pages may be seen or not; every other is, once. AWS honours a token for a day.
         """

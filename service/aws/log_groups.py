@@ -7,9 +7,8 @@ from service.aws.clients import AwsClients
 from service.aws.credentials import AccountCredentials
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass
-from service.ports import LogGroupPage
+from service.ports import MAX_DESCRIBED, LogGroupPage
 
-MAX_DESCRIBED: Final = 50  # log groups; DescribeLogGroups' limit, also for logGroupIdentifiers
 _MAX_LISTED: Final = 1000  # log groups; ListLogGroups' limit
 
 
@@ -39,9 +38,9 @@ class AwsLogGroups:
         return tags
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
-        """The keys of up to 50 log groups, by exact name: None for a group without one; groups that do not exist are left out.
+        """The keys of up to MAX_DESCRIBED log groups, by exact name: None for a group without one; groups that do not exist are left out.
 
-        The key is what AWS shows, which may lag a second behind `associate`. Raises CallFailedError, and ValueError for more than 50.
+        The key is what AWS shows, which may lag a second behind `associate`. Raises CallFailedError, and ValueError for more.
         """
         if len(names) > MAX_DESCRIBED:
             raise ValueError(f"{len(names)} log groups: DescribeLogGroups takes {MAX_DESCRIBED} at a time")
@@ -60,7 +59,7 @@ class AwsLogGroups:
         return keys
 
     async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
-        """The next 50 log groups of a lane at most, in order of name; None begins. Raises CallFailedError.
+        """The next MAX_DESCRIBED log groups of a lane at most, in order of name; None begins. Raises CallFailedError.
 
         Without a prefix or a pattern, with which AWS leaves the keys out.
         """

@@ -8,9 +8,8 @@ from service.core.turn import Turn
 from service.domain.log_group import KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.pacing import Quota
-from service.ports import GivenUpError, LogGroups
+from service.ports import MAX_DESCRIBED, GivenUpError, LogGroups
 
-MAX_AT_ONCE: Final = 50  # log groups; DescribeLogGroups' limit for logGroupIdentifiers
 # What AWS may say of a whole call for one of its names. (No source says whether it does; it leaves out groups that do not exist.)
 _OF_A_NAME: Final = frozenset(
     {FailureClass.INVALID_REQUEST, FailureClass.RESERVED_NAME, FailureClass.LOG_GROUP_NOT_FOUND}
@@ -38,7 +37,7 @@ class Observations:
         else:
             batch.names.add(log_group.name)
             batch.turn.promote(turn.priority)
-            if len(batch.names) >= MAX_AT_ONCE:
+            if len(batch.names) >= MAX_DESCRIBED:
                 self._close(log_group.lane, batch)
             ask = turn.shared(asyncio.shield(batch.answer))
         try:

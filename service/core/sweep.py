@@ -25,10 +25,9 @@ from service.domain.outcome import CallFailedError, FailureClass, Outcome, Recou
 from service.domain.pacing import Quota
 from service.domain.sweep import MAX_OLD_KEYS, Command, LaneReport, SweepCommand
 from service.domain.tenancy import Decision, Excluded, Owned, Undecided
-from service.ports import Clock, Keys, LogGroups, OutgoingRecord, Publisher, TenantDirectory
+from service.ports import MAX_DESCRIBED, Clock, Keys, LogGroups, OutgoingRecord, Publisher, TenantDirectory
 
 OTHER_TENANT: Final = "other-tenant"  # counted so, where one tenant is swept
-_PAGE_SIZE: Final = 50  # log groups, of one DescribeLogGroups call
 _ATTEMPTS: Final = 6  # at a page, before a fault of the lane's holds the lane: a lost connection should delay nobody
 _LONGEST_WAIT_S: Final = 60.0  # between two attempts
 # Without a page the lane is given up: a Region that the account has not enabled never answers.
@@ -134,7 +133,7 @@ class Sweeper(Forwarding):
         """Page by page; the next one is asked for while what the last one found still waits, and takes its place behind that."""
         is_walked = False
         while not is_walked:
-            await walk.until_open(_PAGE_SIZE)
+            await walk.until_open(MAX_DESCRIBED)
             walk.asked = asyncio.get_running_loop().create_future()
             self._submit(walk.command, walk.untracked)
             page = await walk.asked

@@ -7,7 +7,6 @@ or a rebalance forgets it, and the next sweep looks instead.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from service.core.turn import Held, Turn
 from service.domain.command import EnsureCommand, Trigger
@@ -16,9 +15,7 @@ from service.domain.outcome import CallFailedError, Outcome, Recourse, State
 from service.domain.pacing import Quota
 from service.domain.sweep import Command
 from service.domain.verify import VerifyCommand
-from service.ports import Clock, LogGroups, Observer
-
-_MAX_AT_ONCE: Final = 50  # log groups; DescribeLogGroups' limit for logGroupIdentifiers
+from service.ports import MAX_DESCRIBED, Clock, LogGroups, Observer
 
 
 class Verification:
@@ -54,7 +51,7 @@ class Verification:
             return
         now = self._clock.now()
         since, keys = self._gathering.get(log_group.lane, (0.0, {}))
-        if now - since >= self._after_s or len(keys) >= _MAX_AT_ONCE:
+        if now - since >= self._after_s or len(keys) >= MAX_DESCRIBED:
             keys = {}
             self._gathering[log_group.lane] = now, keys
             self._due.append((now + 2 * self._after_s, log_group.lane, keys))

@@ -5,6 +5,7 @@ import time
 
 from service.domain.command import EnsureCommand, Trigger
 from service.domain.log_group import LogGroup
+from service.ports import MAX_DESCRIBED
 from service.sandbox.aws.commands import NewLogGroup
 from service.sandbox.aws.sandbox import AwsSandbox
 from tests.benchmarks.result import Result
@@ -12,7 +13,6 @@ from tests.benchmarks.stage import deployed, joined, publish
 from tests.support.organisation import Group, Organisation
 
 _AGE_MS = 3_600_000  # of the commands: what their events showed is not believed any more
-_AT_ONCE = 50  # log groups in one DescribeLogGroups call
 
 
 async def replay(is_quick: bool) -> list[Result]:
@@ -51,5 +51,5 @@ async def replay(is_quick: bool) -> list[Result]:
     details = {"commands": count, "looks": len(described), "took_s": took_s}
     return [
         Result(name="replay-associations", value=len(associated), at_most=0, details=details),
-        Result(name="replay-looks", value=len(described) / (count / _AT_ONCE), at_most=1.05, details=details),
+        Result(name="replay-looks", value=len(described) / (count / MAX_DESCRIBED), at_most=1.05, details=details),
     ]

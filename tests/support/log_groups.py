@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, key_region
 from service.domain.outcome import CallFailedError, FailureClass
-from service.ports import LogGroupPage
-
-MAX_DESCRIBED = 50
+from service.ports import MAX_DESCRIBED, LogGroupPage
 
 
 @dataclass(slots=True)
