@@ -10,7 +10,7 @@ from service.stream.connection import client_arguments
 
 
 def kafka_arguments(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for AIOKafkaConsumer, AIOKafkaProducer and AIOKafkaAdminClient. Raises SettingsError for unreadable certificates."""
+    """Keyword arguments for aiokafka's consumer, producer and admin client. Raises SettingsError for unreadable certificates."""
     region = settings.msk_region
     return client_arguments(settings, make_token=None if region is None else _tokens_of(settings, region))
 

@@ -47,7 +47,7 @@ class TenantDirectory(Protocol):
         """Whether the group's tags may change the decision, so that it is worth looking them up. Raises as `decide` does."""
 
     async def lists_ignored(self, account: AccountId) -> bool:
-        """Whether groups there are left alone for the tag `logwarden:ignore` also where nothing shows their tags. Raises as `decide` does."""
+        """Whether groups there are left alone for the tag `logwarden:ignore` also where nothing shows their tags. Raises as `decide`."""
 
     def at_hand(self, account: AccountId) -> Rules | None:
         """What `decide` would go by at this moment; None where it would have to wait for the registry first."""
@@ -105,9 +105,10 @@ class LogGroups(Protocol):
         """
 
     async def page(self, lane: Lane, token: str | None) -> LogGroupPage:
-        """The next MAX_DESCRIBED log groups of a lane at most, in order of name; None begins. One DescribeLogGroups call. Raises CallFailedError.
+        """The next MAX_DESCRIBED log groups of a lane at most, in order of name; None begins. Raises CallFailedError.
 
-        A group that is made or deleted between two pages may be seen or not; every other is, once. AWS honours a token for a day.
+        One DescribeLogGroups call. A group that is made or deleted between two pages may be seen or not; every other is, once. AWS
+        honours a token for a day.
         """
 
     async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:

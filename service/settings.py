@@ -165,7 +165,8 @@ class Settings(BaseSettings):
     )
     dry_run: bool = Field(
         default=False,
-        description="Do everything but the call; the outcome says `would-seal`, or what would fail as far as the key's state and policy tell. For a first look at an organisation.",
+        description="Do everything but the call; the outcome says `would-seal`, or what would fail as far as the key's state and "
+        "policy tell. For a first look at an organisation.",
     )
 
     # -- Kafka
@@ -177,8 +178,8 @@ class Settings(BaseSettings):
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = Field(
         "SCRAM-SHA-512",
-        description="SASL mechanism where the protocol is a SASL one. MSK offers SCRAM-SHA-512, and IAM: with `AWS_MSK_IAM` there is no user "
-        "or password, the process's own AWS credentials are the proof, as OAUTHBEARER.",
+        description="SASL mechanism where the protocol is a SASL one. MSK offers SCRAM-SHA-512, and IAM: with `AWS_MSK_IAM` there is "
+        "no user or password, the process's own AWS credentials are the proof, as OAUTHBEARER.",
     )
     kafka_aws_region: Annotated[str, AfterValidator(region_name)] | None = Field(
         None, description="Region of the MSK cluster, for `AWS_MSK_IAM`; read from the brokers' names where unset."
@@ -221,7 +222,8 @@ class Settings(BaseSettings):
     )
     control_topic: str = Field(
         "logwarden.control",
-        description="Whether the service is paused, and by whom, and which lanes are held: one partition, compacted, so that the last word is kept.",
+        description="Whether the service is paused, and by whom, and which lanes are held: one partition, compacted, so that the last "
+        "word is kept.",
     )
     work_partitions: int = Field(
         48, ge=1, le=10_000, description="Partitions of the work topic at creation: the upper limit of worker replicas."
@@ -280,7 +282,8 @@ class Settings(BaseSettings):
     max_pending: int = Field(
         100_000,
         ge=100,
-        description="Commands waiting in one replica, of a few hundred bytes each; from half of that on only the emptiest partitions are fetched.",
+        description="Commands waiting in one replica, of a few hundred bytes each; from half of that on only the emptiest partitions "
+        "are fetched.",
     )
 
     observe_after_s: float = Field(
@@ -345,9 +348,9 @@ class Settings(BaseSettings):
     dead_letter_max_consecutive: int = Field(
         10_000,
         ge=1,
-        description="Dead letters in a row, without a success anywhere, after which none is written any more: that is a bad deploy, not bad "
-        "records. Of one account a third of them counts at the most, apart from what AWS calls invalid or answers in an unknown way: that is "
-        "the release's.",
+        description="Dead letters in a row, without a success anywhere, after which none is written any more: that is a bad deploy, "
+        "not bad records. Of one account a third of them counts at the most, apart from what AWS calls invalid or answers in an unknown "
+        "way: that is the release's.",
     )
     dead_letter_max_share: float = Field(
         0.5,
@@ -361,8 +364,8 @@ class Settings(BaseSettings):
     commit_interval_s: float = Field(
         1.0,
         gt=0,
-        description="How often offsets are committed (seconds): what a crash works again. The worker's are at least every 2 s, which is how "
-        "it knows that its lanes are still its own.",
+        description="How often offsets are committed (seconds): what a crash works again. The worker's are at least every 2 s, which "
+        "is how it knows that its lanes are still its own.",
     )
     commit_timeout_s: float = Field(
         10.0,
@@ -388,7 +391,8 @@ class Settings(BaseSettings):
     registry: Annotated[SecretStr, AfterValidator(_registry)] | None = Field(
         None,
         description="Where tenants are asked for instead, account by account: `dynamodb:TABLE`, "
-        "`postgresql://USER@HOST/DATABASE?sslmode=verify-full` or `https://HOST/PATH` (`http` only on the same machine). The tenant file is not read then.",
+        "`postgresql://USER@HOST/DATABASE?sslmode=verify-full` or `https://HOST/PATH` (`http` only on the same machine). The tenant "
+        "file is not read then.",
     )
     registry_password: SecretStr | None = Field(
         None, description="PostgreSQL password, where the address has none; better as a file in the secrets folder."
@@ -460,8 +464,8 @@ class Settings(BaseSettings):
     )
     aws_endpoint_urls: Annotated[dict[str, str], NoDecode, AfterValidator(_endpoint_urls)] = Field(
         {},
-        description='URLs by service (`logs`, `kms`, `sts`, `dynamodb`) or `SERVICE:REGION`, as JSON: `{"logs": "https://logs.{region}.example"}`, '
-        "for VPC endpoints without private DNS names. They come before the one for all.",
+        description="URLs by service (`logs`, `kms`, `sts`, `dynamodb`) or `SERVICE:REGION`, as JSON: "
+        '`{"logs": "https://logs.{region}.example"}`, for VPC endpoints without private DNS names. They come before the one for all.',
     )
     aws_use_fips_endpoint: bool = Field(
         default=False, description="Call AWS's FIPS endpoints, where no URL is set; some Regions have none."
@@ -497,7 +501,8 @@ class Settings(BaseSettings):
         1000,
         ge=1,
         le=MAX_LOG_GROUPS,
-        description=f"Log groups in one request, {MAX_LOG_GROUPS} at the most, which is what a record holds: a larger list is several requests.",
+        description=f"Log groups in one request, {MAX_LOG_GROUPS} at the most, which is what a record holds: a larger list is several "
+        "requests.",
     )
     http_max_wait_s: float = Field(
         30.0, ge=0, description="The longest `Prefer: wait` honoured (seconds): under usual proxy limits."

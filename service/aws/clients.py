@@ -133,7 +133,7 @@ class AwsClients:
         return answer
 
     def _described(self, service: Service, region: str, operation: str, error: Exception) -> str:
-        """What was tried, and where it was sent unless AWS itself has answered: the errors of connections do not all name their endpoint."""
+        """What was tried, and where it was sent unless AWS itself has answered: errors of connections do not all name their endpoint."""
         if isinstance(error, ClientError) or (regional := self._services.get((service, region))) is None:
             return f"{operation} in {region}"
         return f"{operation} in {region} at {regional.host}"

@@ -140,8 +140,8 @@ class Control:
     async def resume(self, *, by: str, is_forced: bool = False) -> Word | None:
         """Let all replicas work; returns the last word once Kafka has acknowledged it. Where none is paused, nothing is written.
 
-        Raises PausedByAnotherError, and CatchingUpError as `last_word` does, unless `is_forced`: then it is said whoever made the pause, and
-        also by a replica that cannot tell. Raises NotAcknowledgedError after `ack_timeout_s`.
+        Raises PausedByAnotherError, and CatchingUpError as `last_word` does, unless `is_forced`: then it is said whoever made the pause,
+        and also by a replica that cannot tell. Raises NotAcknowledgedError after `ack_timeout_s`.
         """
         try:
             if not isinstance(word := await self.last_word(), Paused):

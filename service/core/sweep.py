@@ -42,8 +42,9 @@ _REPORT_INTERVAL_S: Final = 30.0
 class Sweeper(Forwarding):
     """Does the sweeps of the lanes that this replica owns: one sweep of a lane at a time, the others after it.
 
-    `submit` queues a command in its lane; `report` makes durable what became of one that needs no lane. At most `max_waiting` commands wait for their end, in all lanes; where there is no place for
-    more, lanes take what becomes free in turn. Two pages' worth at most are one lane's.
+    `submit` queues a command in its lane; `report` makes durable what became of one that needs no lane. At most `max_waiting` commands
+    wait for their end, in all lanes; where there is no place for more, lanes take what becomes free in turn. Two pages' worth at most are
+    one lane's.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Sweeper(Forwarding):
         return _Page(findings, page.next_token, at_ms)
 
     async def _right_key(self, log_group: LogGroup, decision: Decision | None) -> KeyArn | None:
-        """The key's own ARN, which is what AWS shows; None where there is none or an alias stands for none: that is told when it is used."""
+        """The key's own ARN, which AWS shows; None where there is none or an alias stands for none: that is told when it is used."""
         if not isinstance(decision, Owned):
             return None
         if (arn := key_arn_in(decision.key)) is not None:

@@ -44,10 +44,10 @@ _OF_A_RELEASE: Final = frozenset(
 class DeadLetterLimit:
     """When to stop: so many dead letters in a row, or such a share of the last records, are not bad records but a bad deploy.
 
-    Every class counts in a row, since a bad deploy shows as any of them: a wrong tenant file as unknown tenants and unlisted accounts, wrong
-    keys or Regions as keys that cannot be used, a role with fewer rights as `not-authorized`, a wrong parser as malformed events. What
-    tells them from the mistakes of single tenants is that nothing succeeds any more, in any account. So only a success ends a row, which
-    a record that is rightly left alone is not; and of one account a third of a row counts at the most. (Where there are one or two
+    Every class counts in a row, since a bad deploy shows as any of them: a wrong tenant file as unknown tenants and unlisted accounts,
+    wrong keys or Regions as keys that cannot be used, a role with fewer rights as `not-authorized`, a wrong parser as malformed events.
+    What tells them from the mistakes of single tenants is that nothing succeeds any more, in any account. So only a success ends a row,
+    which a record that is rightly left alone is not; and of one account a third of a row counts at the most. (Where there are one or two
     accounts, their mistakes and a bad tenant file cannot be told apart, and nothing is stopped for either.) What only a release or a
     sender brings about is no account's mistake, and counts without that limit.
 

@@ -91,8 +91,8 @@ class FailureClass(Enum):
     )  # fmt: skip
     UNREACHABLE = (
         "unreachable", Fault.PLATFORM, True, Recourse.HOLD, 0,
-        ("AWS's endpoint does not answer, or something in between does. Check egress (NetworkPolicy, VPC endpoint, DNS, proxy, TLS trust) from "
-        "the pod to the endpoint that the message names."),
+        ("AWS's endpoint does not answer, or something in between does. Check egress (NetworkPolicy, VPC endpoint, DNS, proxy, TLS "
+        "trust) from the pod to the endpoint that the message names."),
     )  # fmt: skip
     # -- our own rights
     CREDENTIALS_MISSING = (
@@ -110,14 +110,14 @@ class FailureClass(Enum):
     )  # fmt: skip
     NOT_AUTHORIZED = (
         "not-authorized", Fault.PLATFORM, False, Recourse.DEFER, 120,
-        ("Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json; the policy "
-        "of a key in another account with k8s/iam/key-policy-other-account.json too."),
+        ("Logwarden's role in the account lacks a right that the message names. Compare its policy with k8s/iam/member-role.json; the "
+        "policy of a key in another account with k8s/iam/key-policy-other-account.json too."),
     )  # fmt: skip
     TAGS_NOT_READABLE = (
         "tags-not-readable", Fault.PLATFORM, False, Recourse.HOLD, 120,
-        ("Logwarden's role in the account may neither list log groups by a tag nor look at the tags of one. Give it logs:ListTagsForResource, and "
-        "logs:ListLogGroups, which saves most of those looks, as k8s/iam/member-role.json does; or set ignore_tag to never, where no rule asks "
-        "for tags."),
+        ("Logwarden's role in the account may neither list log groups by a tag nor look at the tags of one. Give it "
+        "logs:ListTagsForResource, and logs:ListLogGroups, which saves most of those looks, as k8s/iam/member-role.json does; or set "
+        "ignore_tag to never, where no rule asks for tags."),
     )  # fmt: skip
     # -- the key
     KEY_NOT_USABLE = (
@@ -209,7 +209,8 @@ class Outcome:
     """What became of one command: `attempts` counts AssociateKmsKey calls, `detail` is for people, `retry_in_s` is in seconds.
 
     `key` is the one that the group should have. `old_key` is another one that it was under, and still is where nothing was called: data
-    written under it stay so, and it has to stay enabled for as long as they are retained. `flips` is how often the group was brought back to its key within the last hour, before this.
+    written under it stay so, and it has to stay enabled for as long as they are retained. `flips` is how often the group was brought back
+    to its key within the last hour, before this.
     """
 
     log_group: LogGroup

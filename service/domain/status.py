@@ -75,7 +75,7 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class LanesStatus:
-    """All lanes of one replica: those that are held first, as somebody has to look at them, however little waits there; then the fullest."""
+    """All lanes of one replica: those that are held first, as somebody has to look at them, however little waits; then the fullest."""
 
     lanes: Sequence[LaneStatus] = ()
 

@@ -36,7 +36,8 @@ def event_routes(*, events: PostedEvents, not_ready_reason: Reason) -> APIRouter
     async def post(request: Request) -> JSONResponse:
         """Send events in any shape that the source topics take. A repeat does no harm.
 
-        What cannot be read is named in the answer, and the body becomes a dead letter (413: it was too large for one); the rest of it is worked all the same.
+        What cannot be read is named in the answer, and the body becomes a dead letter (413: it was too large for one); the rest of it is
+        worked all the same.
         """
         require_ready(not_ready_reason)
         headers = [

@@ -61,7 +61,8 @@ class ProblemType(Enum):
     )  # fmt: skip
     CLOSED = (
         "closed", 403, 0, "No tokens are configured",
-        "What is under `/v1` stays closed until LOGWARDEN_API_TOKEN_FILE names a file with bearer tokens, one a line (`name:token`, `token` or `name:token:scopes`).",
+        ("What is under `/v1` stays closed until LOGWARDEN_API_TOKEN_FILE names a file with bearer tokens, one a line (`name:token`, "
+        "`token` or `name:token:scopes`)."),
     )  # fmt: skip
     UNKNOWN_REQUEST = (
         "unknown-request", 404, 0, "There is no such request",

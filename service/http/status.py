@@ -131,8 +131,8 @@ class StatusDocument(BaseModel):
         description="The topics that Kafka takes no record for, the one of the longest standing first."
     )
     calls_kept_back_s: float | None = Field(
-        description="For how long no call has been made because the consumer group does not confirm that this replica's partitions are still "
-        "its own (seconds); null while it does."
+        description="For how long no call has been made because the consumer group does not confirm that this replica's partitions "
+        "are still its own (seconds); null while it does."
     )
     commands_too_new: list[str] = Field(
         description="The first command of each partition that a newer release wrote, as topic/partition/offset. It is left for one to work."

@@ -73,13 +73,15 @@ class SweepDocument(BaseModel):
 
     id: str
     state: str = Field(
-        description="`done` when every log group was looked at and worked once, until then `pending`. What is `deferred` comes back by itself."
+        description="`done` when every log group was looked at and worked once, until then `pending`. What is `deferred` comes back "
+        "by itself."
     )
     caller: str = Field(description="Who asked, by the name of the token; `logwarden` where it was the service itself.")
     asked_at: str = Field(description="When, in UTC.")
     tenant: str | None = Field(description="Whose log groups alone are ensured.")
     counts: dict[str, int] = Field(
-        description="Log groups by what became of them: a state of the outcome, `other-tenant`, or the failure class of those that got no key."
+        description="Log groups by what became of them: a state of the outcome, `other-tenant`, or the failure class of those that "
+        "got no key."
     )
     old_keys: dict[str, int] = Field(
         description="Other keys that log groups were under, and how many were. Data written before stay under them: keep them enabled."

@@ -72,8 +72,8 @@ class LogGroupStatus(BaseModel):
     key: str | None = Field(None, description="ARN of the tenant's KMS key.")
     old_key: str | None = Field(
         None,
-        description="Another key that it was under, and still is where nothing was called: data written under it stay so, and it has to stay "
-        "enabled for as long as they are retained.",
+        description="Another key that it was under, and still is where nothing was called: data written under it stay so, and it has "
+        "to stay enabled for as long as they are retained.",
     )
     detail: str | None = Field(None, description="For people: why.")
     attempts: int | None = Field(None, description="AssociateKmsKey calls made.")
@@ -85,8 +85,8 @@ class LogGroupStatus(BaseModel):
     failure: dict[str, str] | None = Field(None, description="`class`, `fault` (who has to act) and `hint`.")
     waits: dict[str, str] | None = Field(
         None,
-        description="Why a `pending` one has to wait, where that is known: `class` (a failure class that its account and Region are held for, "
-        "or `paused`), `detail`, `hint`, and `since` (in UTC).",
+        description="Why a `pending` one has to wait, where that is known: `class` (a failure class that its account and Region are "
+        "held for, or `paused`), `detail`, `hint`, and `since` (in UTC).",
     )
 
 

@@ -43,7 +43,7 @@ class AccountDocument(TenantFile):
 
 
 class AccountDocuments:
-    """Makes answers of a source's documents. Accounts with one document, as a shared rule's have it, share its rules: they are made once."""
+    """Makes answers of a source's documents. Accounts with one document, as a shared rule's have it, share its rules, made once."""
 
     def __init__(self) -> None:
         self._rules: WeakValueDictionary[str, TenantRules] = WeakValueDictionary()  # gone with the last answer
@@ -52,7 +52,7 @@ class AccountDocuments:
     async def answer(
         self, data: Any, *, account: AccountId, known: AccountTenants | None, etag: str | None = None
     ) -> AccountTenants:
-        """What a document says of an account; the rules of `known` again where it is the same. Raises SourceDataError with every problem."""
+        """What a document says of an account; the rules of `known` again if it is the same. Raises SourceDataError with every problem."""
         tenants = data.get("tenants") if isinstance(data, dict) else None
         is_long = isinstance(tenants, list) and len(tenants) > _QUICK
         digest = await asyncio.to_thread(digest_of, data) if is_long else digest_of(data)

@@ -9,8 +9,8 @@
 
 The document is the tenant file cut down to the account: `version: 1`, `tenants` (those with a rule on the account, and the default
 tenant), `default_tenant` and `exclude`. That of a page of tenants is cut down to those tenants. Without the list, sweeps and re-keys
-have to name accounts and Regions, and tenants are not re-keyed by themselves. Anything else is a failure and never an answer: redirects, other statuses, and a 404 that
-does not name the account, since that is what an ingress or a framework says for a path that is wrong.
+have to name accounts and Regions, and tenants are not re-keyed by themselves. Anything else is a failure and never an answer: redirects,
+other statuses, and a 404 that does not name the account, since that is what an ingress or a framework says for a path that is wrong.
 """
 
 import json

@@ -86,7 +86,8 @@ class _Listing:
 class TenantList:
     """Lists the tenants of a source, each question anew, except that keys are kept until something has changed.
 
-    `timeout_s` is for each page, and there is a limit for all of them. What cannot be read raises CallFailedError(REGISTRY_UNAVAILABLE); a source without a list gives None.
+    `timeout_s` is for each page, and there is a limit for all of them. What cannot be read raises CallFailedError(REGISTRY_UNAVAILABLE);
+    a source without a list gives None.
     """
 
     def __init__(self, source: AccountSource, *, clock: Clock, timeout_s: float) -> None:

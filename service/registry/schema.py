@@ -198,9 +198,9 @@ class TenantFile(_Entry):
         description=(
             f"Whether a log group with the tag `{IGNORE_TAG}`, of any value but `false`, is left alone. With `listed`, the default, an "
             "event that shows it is believed, and so is CloudTrail's record of a group that was made this minute; otherwise the groups "
-            "that have the tag are listed before a key is changed: one ListLogGroups call for an account and Region, remembered for five minutes. `always` looks "
-            "the tags of every group up, of which AWS allows 5 a second for an account and Region. `never` where tenants must not "
-            "decide it."
+            "that have the tag are listed before a key is changed: one ListLogGroups call for an account and Region, remembered for "
+            "five minutes. `always` looks the tags of every group up, of which AWS allows 5 a second for an account and Region. `never` "
+            "where tenants must not decide it."
         ),
     )
     organizational_units: dict[

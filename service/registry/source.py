@@ -53,7 +53,9 @@ class UnreadableTenant:
 
 @dataclass(frozen=True, slots=True)
 class TenantPage:
-    """Some tenants as they are written, which may be wrong or an UnreadableTenant, and what holds for everybody: the other fields of the tenant file."""
+    """Some tenants as they are written, which may be wrong or an UnreadableTenant, and what holds for everybody: the other fields of the
+    tenant file.
+    """
 
     everywhere: Mapping[str, Any]
     tenants: Sequence[Any]

@@ -93,7 +93,7 @@ class Commits:
             self._membership.refuted()
 
     def joined(self) -> None:
-        """The group has assigned us partitions. That proves membership as of the revocation before it: when the join was sent is unknown."""
+        """The group has assigned us partitions, which proves membership as of the revocation before: when the join was sent is unknown."""
         self._proven(self._given_up_at)
 
     def _proven(self, sent_at: float) -> None:

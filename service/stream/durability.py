@@ -16,8 +16,8 @@ from service.stream.existing import ExistingTopic
 from service.stream.topics import MIN_INSYNC, MIN_INSYNC_CONFIG, SAFE_REPLICAS
 
 MEND: Final = (
-    f"one lost broker may take records with it, or stop all writes: give each {SAFE_REPLICAS} replicas and {MIN_INSYNC_CONFIG}={MIN_INSYNC}, "
-    "or set LOGWARDEN_TOPIC_REPLICATION=1 where that is meant"
+    f"one lost broker may take records with it, or stop all writes: give each {SAFE_REPLICAS} replicas and "
+    f"{MIN_INSYNC_CONFIG}={MIN_INSYNC}, or set LOGWARDEN_TOPIC_REPLICATION=1 where that is meant"
 )
 
 _log = structlog.get_logger(__name__)

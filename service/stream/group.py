@@ -99,7 +99,9 @@ def _sticky() -> type[AbstractPartitionAssignor]:
 
 
 async def leave(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group, if it is in one, and close every connection. Hangs, or raises anything, when the broker is away: see `close_quietly`."""
+    """Leave the group, if it is in one, and close every connection. Hangs, or raises anything, when the broker is away: see
+    `close_quietly`.
+    """
     client = consumer._client  # noqa: SLF001  which a stop() that fails leaves open
     try:
         await consumer.stop()

@@ -1,7 +1,8 @@
 """Tokens for brokers that ask for one at each connection, handed to aiokafka.
 
 aiokafka 0.14 sends the token when it connects and never again (no KIP-368): a broker that lets a session end with its token closes the
-connection at the next request, unanswered. That is like any other broken connection: the request is repeated over a new one, with a new token.
+connection at the next request, unanswered. That is like any other broken connection: the request is repeated over a new one, with a new
+token.
 """
 
 import asyncio

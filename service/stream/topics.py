@@ -151,7 +151,7 @@ class TopicsMissingError(NotReadyError):
 
 
 async def require_topics(arguments: dict[str, Any], names: Sequence[str]) -> Collection[str]:
-    """Return when all the topics exist, with the names of all that do. Raises TopicsMissingError, and KafkaError when the broker is away."""
+    """Return when all the topics exist, with the names of all there are. Raises TopicsMissingError, KafkaError while the broker is away."""
     admin = AIOKafkaAdminClient(**arguments)
     try:
         await admin.start()
@@ -164,6 +164,6 @@ async def require_topics(arguments: dict[str, Any], names: Sequence[str]) -> Col
 
 
 def topics_to_retry(settings: Settings, present: Collection[str]) -> list[str]:
-    """The retry topics to read: those of the settings, and whatever is left of a time with more delays, or written by who still has them."""
+    """The retry topics to read: the settings', and whatever is left of a time with more delays, or written by who still has them."""
     left = re.compile(re.escape(settings.retry_topic) + r"\.[1-9][0-9]*")
     return sorted({*settings.retry_topics, *filter(left.fullmatch, present)})

@@ -41,7 +41,10 @@ _LANE_GAUGES: Final[Sequence[tuple[str, str, Callable[[LaneStatus], float | None
     ),
     (
         "estimated_end_seconds",
-        "In how long everything that waits in this lane will have started, at the rate of now; absent while that is not known: paused, held, or no call comes to anything.",
+        (
+            "In how long everything that waits in this lane will have started, at the rate of now; absent while that is not known: "
+            "paused, held, or no call comes to anything."
+        ),
         lambda lane: lane.estimated_end_s,
     ),
     ("held", "1 while this lane waits for a global fault.", lambda lane: lane.hold is not None),

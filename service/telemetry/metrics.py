@@ -59,7 +59,8 @@ class Metrics:
         self._outcomes = cache(outcomes.labels)
         seconds = Histogram(
             "logwarden_command_seconds",
-            "From the trigger's arrival on Kafka to a durable outcome, by trigger and state: a command that is deferred has one for each time.",
+            "From the trigger's arrival on Kafka to a durable outcome, by trigger and state: a command that is deferred has one for "
+            "each time.",
             ["trigger", "state"],
             buckets=_SECONDS,
             registry=registry,

@@ -80,7 +80,7 @@ def first_look(marks: Sequence[bytes | None] = ()) -> Callable[[bytes], bool]:
 
 
 def _is_plain_envelope(value: bytes) -> bool:
-    """Whether these are objects around CloudTrail records, or such records, perhaps after the Confluent prefix, with no base64 to be opened."""
+    """Whether these are objects around CloudTrail records, or such records, perhaps after the Confluent prefix, with no base64 to open."""
     if value.startswith(b"\0"):
         if not value.startswith(_RECORD_START, 5):
             return False

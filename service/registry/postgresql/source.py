@@ -40,8 +40,8 @@ _log = structlog.get_logger(__name__)
 class PostgresqlSource:
     """Use it as a context manager; it connects when it is first asked, and again after the server was away.
 
-    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables, as ../README.md grants them. Statements end
-    after `timeout_s` on the server too.
+    `dsn` is libpq's URL; TLS is its sslmode and sslrootcert. Needs USAGE on the schema and SELECT on its tables, as ../README.md grants
+    them. Statements end after `timeout_s` on the server too.
     """
 
     def __init__(self, *, dsn: str, password: str | None, timeout_s: float, poll_interval_s: float) -> None:
