@@ -16,7 +16,7 @@ from service.domain.dead_letter import DeadLetterLimit
 from service.domain.held import HeldLanes
 from service.domain.log_group import Lane
 from service.domain.outcome import FailureClass
-from service.domain.status import LanesStatus
+from service.domain.status import FailingWrites, LanesStatus
 from service.domain.timestamp import timestamp
 from service.http.status import (
     ConsumerDocument,
@@ -44,6 +44,13 @@ from service.telemetry.registry import RegistryCollector
 # A consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most.
 _STALLED_S: Final = 300.0
 
+_OUTCOMES_FAILING: Final = (
+    "publish-failing"  # why all that waits for an outcome does, as `publish_failing` of the status has it
+)
+_OUTCOMES_FAILING_HINT: Final = (
+    "Kafka takes no outcomes; work goes on by itself once it does. Look for replicas that are not in sync, a missing right `Write`, a "
+    "broker that is away, a topic that was deleted."
+)
 _HINTS: Final = {failure.label: failure.hint for failure in FailureClass}
 
 
@@ -118,9 +125,8 @@ class ReplicaView:
         if self._dispatcher is None:
             return LanesStatus()
         status = self._dispatcher.schedule.status(self._clock.now())
-        is_stuck = any(failing.topic == self._settings.outcomes_topic for failing in self._publisher.failing)
         is_stopped = self._control.paused is not None or self.calls_kept_back_s() is not None
-        return status.paused() if is_stopped or is_stuck else status
+        return status.paused() if is_stopped or self._outcomes_failing() is not None else status
 
     def progress_s(self) -> float | None:
         """How long ago a command was last finished, or work began, or resumed, where none was since; None where no work is done."""
@@ -153,6 +159,9 @@ class ReplicaView:
         if (paused := self._control.paused) is not None:
             hint = f"Ask {paused.by} when it ends; `logwarden resume` ends it."
             return Waits("paused", paused.reason, hint, paused.at_ms)
+        if (failing := self._outcomes_failing()) is not None:
+            since_ms = self._clock.epoch_ms() - round((self._clock.now() - failing.since) * 1000)
+            return Waits(_OUTCOMES_FAILING, f"{failing.topic}: {failing.error}", _OUTCOMES_FAILING_HINT, since_ms)
         if (held := self._held.find(lane, now_ms=self._clock.epoch_ms())) is not None:
             return Waits(held.failure, held.detail, _HINTS.get(held.failure, ""), held.since_ms)
         return None
@@ -189,6 +198,10 @@ class ReplicaView:
             registry=self._registry(),
             consumers=[ConsumerDocument.of(consumer.status()) for consumer in self._consumers],
         )
+
+    def _outcomes_failing(self) -> FailingWrites | None:
+        """The topic of outcomes, while Kafka takes none from this replica: nothing comes to an end then."""
+        return next((f for f in self._publisher.failing if f.topic == self._settings.outcomes_topic), None)
 
     def _cache(self) -> CachedDirectory | None:
         """The registry's cache; None before work begins, and for the tenant file, which needs none."""

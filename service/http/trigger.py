@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Why what was asked for is not worked now: a failure class or `paused`, since when (ms since 1970), and what to do."""
+    """Why what was asked for is not worked now: a failure class, `publish-failing` or `paused`, since when (ms since 1970), what to do."""
 
     reason: str
     detail: str
@@ -86,7 +86,7 @@ class LogGroupStatus(BaseModel):
     waits: dict[str, str] | None = Field(
         None,
         description="Why a `pending` one has to wait, where that is known: `class` (a failure class that its account and Region are "
-        "held for, or `paused`), `detail`, `hint`, and `since` (in UTC).",
+        "held for, `publish-failing` where Kafka takes no outcomes, or `paused`), `detail`, `hint`, and `since` (in UTC).",
     )
 
 

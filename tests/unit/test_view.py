@@ -360,3 +360,35 @@ async def test_what_waits_anywhere_in_the_fleet_is_explained_a_pause_before_a_ho
     replica.control.apply(KEY, None)
     await asyncio.sleep(600)
     assert replica.view.why_waits(LANE) is None, "whoever said so is gone"
+
+
+@virtual_time
+async def test_what_waits_while_no_outcome_can_be_written_says_so_in_the_words_of_the_status():
+    replica = Replica()
+    now_ms = replica.clock.epoch_ms()
+    said = HeldLane(lane=LANE, failure="unreachable", detail="no route", since_ms=now_ms, at_ms=now_ms)
+    replica.all_held.apply(key_of(LANE), said.to_bytes(), now_ms=now_ms)
+    retries, outcomes = (replica.publisher._writes[f"logwarden.{topic}"] for topic in ("retry.1", "outcomes"))
+    retries.failed(retries.begin(replica.clock.now()), "UnknownTopicOrPartition", replica.clock.now())
+    await asyncio.sleep(10)
+    held = replica.view.why_waits(LANE)
+    assert held is not None
+    assert held.reason == "unreachable", "another topic's trouble is not that of every log group"
+    outcome = outcomes.begin(replica.clock.now())
+    outcomes.failed(outcome, "TopicAuthorizationFailed", replica.clock.now())
+    await asyncio.sleep(5)
+    waits = replica.view.why_waits(LANE)
+    assert waits is not None
+    [shown] = [f for f in replica.view.status().publish_failing if f.topic == "logwarden.outcomes"]
+    assert waits.detail == f"{shown.topic}: {shown.error}" == "logwarden.outcomes: TopicAuthorizationFailed"
+    assert (waits.reason, waits.since_ms) == ("publish-failing", now_ms + 10_000)
+    assert "`Write`" in waits.hint
+    replica.control.apply(KEY, Paused.of(by="alice", at_ms=now_ms, reason="a break").to_bytes())
+    paused = replica.view.why_waits(LANE)
+    assert paused is not None
+    assert paused.reason == "paused"
+    replica.control.apply(KEY, None)
+    outcomes.acknowledged(outcome, replica.clock.now())
+    again = replica.view.why_waits(LANE)
+    assert again is not None
+    assert again.reason == "unreachable"
