@@ -4,81 +4,20 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
-from pydantic import SecretStr
 
-from service.sandbox.kafka.apache import start_apache
-from service.sandbox.process import free_port
 from service.settings import Role
 from service.stream.topics import TopicError, TopicSpec, create_topics
 from tests.support.deployment import Deployment, client
-from tests.support.kafka_rights import Right, rights_by_role
+from tests.support.guarded_kafka import PASSWORD, allow, guarded_kafka, user_settings
+from tests.support.kafka_rights import rights_by_role
 from tests.support.organisation import Group, Organisation, created
-
-PASSWORD = "correct-horse"
-USERS = [role.value for role in Role]
-CONFIG = {
-    "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENT:SASL_PLAINTEXT",
-    "sasl.enabled.mechanisms": "PLAIN",
-    "listener.name.client.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule required "
-    + " ".join(f'user_{user}="{PASSWORD}"' for user in USERS)
-    + ";",
-    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users": "User:ANONYMOUS",  # the broker itself, and the tests, by the other listener
-}
-
-
-@asynccontextmanager
-async def guarded_kafka():
-    """A broker, and the address at which it asks who is there."""
-    async with start_apache(config=CONFIG) as broker:
-        port = free_port()
-        lines = broker._properties_file.read_text().splitlines()
-        lines = [f"{line},CLIENT://127.0.0.1:{port}" if "listeners=" in line else line for line in lines]
-        broker._properties_file.write_text("\n".join(lines) + "\n")
-        await broker.restart()
-        yield broker, f"127.0.0.1:{port}"
-
-
-def allow(broker, user: str, rights: set[Right], names: str) -> None:
-    """Let a user do this, and nothing else; `names` is what the names of this test have for `logwarden`."""
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-    kinds = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
-    acls = [
-        AclBinding(
-            kinds[right.resource],
-            right.name.replace("logwarden", names, 1).removesuffix("*"),
-            ResourcePatternType.PREFIXED if right.name.endswith("*") else ResourcePatternType.LITERAL,
-            f"User:{user}",
-            "*",
-            AclOperation[right.operation.upper()],
-            AclPermissionType.ALLOW,
-        )
-        for right in rights
-    ]
-    for done in admin.create_acls(acls).values():
-        done.result(timeout=20)
 
 
 @asynccontextmanager
 async def replica(deployment, address, role, **settings):
     """A process with one role, and with a user of its own."""
-    async with deployment.replica(
-        roles=frozenset({role}),
-        kafka_bootstrap_servers=address,
-        kafka_security_protocol="SASL_PLAINTEXT",
-        kafka_sasl_mechanism="PLAIN",
-        kafka_sasl_username=role.value,
-        kafka_sasl_password=SecretStr(PASSWORD),
-        **settings,
-    ) as service:
+    chosen = user_settings(address, role.value) | settings
+    async with deployment.replica(roles=frozenset({role}), **chosen) as service:
         yield service
 
 
