@@ -74,11 +74,12 @@ class Deployment:
         return deployment
 
     @asynccontextmanager
-    async def replica(self, *, is_awaited=True, **settings):
-        """One more process; `settings` are its own."""
+    async def replica(self, *, is_awaited=True, environment=None, **settings):
+        """One more process; `settings` are its own. Its `environment` has credentials, unless there is another one."""
         self.replicas += 1
         own = self.settings.model_copy(update={"http_port": free_port(), **settings})
-        environment = self.aws.environment("eu-west-1")
+        if environment is None:
+            environment = self.aws.environment("eu-west-1")
         async with ServiceProcess.start(
             own, environment=environment, log=self.folder / f"replica-{self.replicas}.log"
         ) as service:

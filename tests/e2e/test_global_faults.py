@@ -1,0 +1,61 @@
+"""Faults that are no log group's own, and a restart while something waits for its time: nothing is lost, work goes on by itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from service.domain.outcome import FailureClass
+from service.sandbox.aws.sandbox import OWN_ACCOUNT
+from tests.support.deployment import Deployment, client
+from tests.support.organisation import Organisation, created
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not await is_so():
+            await asyncio.sleep(0.1)
+
+
+async def test_credentials_that_come_late_or_are_refused_hold_every_lane_until_there_are_good_ones(
+    best_kafka, aws, tmp_path
+):
+    everything = Organisation(accounts=("111122223333", OWN_ACCOUNT), regions=("eu-west-1", "us-east-1"))
+    deployment = await Deployment.create(best_kafka, aws, everything, tmp_path, in_place_attempts=2)
+    groups = everything.groups(12)
+    await everything.create_groups(aws, groups)
+    file = tmp_path / "credentials"
+    environment = {name: value for name, value in aws.environment("eu-west-1").items() if "ACCESS_KEY" not in name}
+    environment |= {"AWS_SHARED_CREDENTIALS_FILE": str(file), "AWS_CONFIG_FILE": str(tmp_path / "config")}
+
+    def write(key_id: str) -> None:
+        new = tmp_path / "new"
+        new.write_text(f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = sandbox\n")
+        new.rename(file)  # at once, as the kubelet does
+
+    async with deployment.replica(environment=environment) as service, client(service) as http:
+
+        async def is_held_for(failure: FailureClass) -> bool:
+            status = (await http.get("/v1/status")).json()
+            return bool(status["lanes_held"] == {failure.label: 4})
+
+        async def says_why(failure: FailureClass) -> None:
+            await until(lambda: is_held_for(failure))
+            for lane in (await http.get("/v1/lanes")).json()["lanes"]:
+                assert (lane["held"]["reason"], lane["held"]["hint"]) == (failure.label, failure.hint)
+                assert lane["held"]["detail"]
+
+        await deployment.publish([created(g) for g in groups])
+        await says_why(FailureClass.CREDENTIALS_MISSING)
+        write("ASIANOBODYKNOWSTHIS0")
+        await says_why(FailureClass.CREDENTIALS_REJECTED)
+        assert len(await everything.wrong(aws, groups)) == 12
+        write("AKIAOFTHESANDBOX0000")
+        outcomes = await deployment.final_outcomes(groups, timeout_s=30)
+        assert {outcome["state"] for outcome in outcomes.values()} == {"sealed"}
+        await until(lambda: _nothing_is_held(http))
+        assert service.is_running
+    assert await everything.wrong(aws, groups) == {}
+    assert await deployment.all_on(deployment.settings.dead_letter_topic) == []
+
+
+async def _nothing_is_held(http) -> bool:
+    return bool((await http.get("/v1/status")).json()["lanes_held"] == {})
