@@ -1,8 +1,10 @@
 """Faults that are no log group's own, and a restart while something waits for its time: nothing is lost, work goes on by itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
+from service.core.worker import DUE_HEADER
 from service.domain.outcome import FailureClass
 from service.sandbox.aws.sandbox import OWN_ACCOUNT
 from tests.support.deployment import Deployment, client
@@ -13,6 +15,56 @@ async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -
     async with asyncio.timeout(timeout_s):
         while not await is_so():
             await asyncio.sleep(0.1)
+
+
+async def _is_committed(deployment) -> bool:
+    """Whether all that is on the work topic is finished."""
+    return bool(await deployment.work_committed() == await deployment.work_ends())
+
+
+async def _outcomes_are(deployment, counts: Mapping[str, int]) -> bool:
+    return dict(await deployment.outcome_counts()) == counts
+
+
+async def test_what_is_deferred_keeps_its_time_when_the_process_is_killed(best_kafka, aws, tmp_path):
+    everything = Organisation(accounts=("111122223333",), regions=("eu-west-1",))
+    # A lost member is in its groups for 10 s: the next one has the record in hand well before its time, and it has no second try.
+    deployment = await Deployment.create(
+        best_kafka, aws, everything, tmp_path, retry_delays_s=[15.0], commit_interval_s=0.2
+    )
+    [retry_topic] = deployment.settings.retry_topics
+    [group] = everything.groups(1)
+    await everything.create_groups(aws, [group])
+    await aws.set_key_state(everything.key_of(group), "Disabled")
+
+    async with deployment.replica() as service:
+        await deployment.publish([created(group)])
+        await until(lambda: _outcomes_are(deployment, {"deferred": 1}))
+        await until(lambda: _is_committed(deployment))
+        await service.kill()
+    await aws.set_key_state(everything.key_of(group), "Enabled")
+    await aws.clear_calls()
+    [record] = await deployment.all_on(retry_topic)
+    due_s = int(dict(record.headers)[DUE_HEADER]) / 1000
+
+    async with deployment.replica() as service, client(service) as http:
+
+        async def is_in_hand() -> bool:
+            consumers = (await http.get("/v1/status")).json()["consumers"]
+            return any(consumer["name"] == "retry" and consumer["pending"] == 1 for consumer in consumers)
+
+        await until(is_in_hand)
+        left_s = due_s - time.time()
+        due_at_s = time.monotonic() + left_s
+        assert left_s > 0, "it is in hand before its time"
+        outcomes = await deployment.final_outcomes([group], timeout_s=30)
+    assert [outcome["state"] for outcome in outcomes.values()] == ["sealed"]
+    [call] = await aws.calls("AssociateKmsKey")
+    assert 0 <= call.started_s - due_at_s < 3
+    assert await deployment.all_on(retry_topic) == [record]
+    assert await deployment.outcome_counts() == {"deferred": 1, "sealed": 1}
+    assert await deployment.all_on(deployment.settings.dead_letter_topic) == []
+    assert await everything.wrong(aws, [group]) == {}
 
 
 async def test_credentials_that_come_late_or_are_refused_hold_every_lane_until_there_are_good_ones(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from service.sandbox.aws.sandbox import AwsSandbox
 from service.sandbox.kafka.broker import LocalBroker
@@ -144,6 +144,25 @@ class Deployment:
                 for batch in (await consumer.getmany(timeout_ms=200)).values():
                     records += batch
         return records
+
+    async def work_committed(self) -> dict[int, int]:
+        """What is committed of the work topic, by partition; those where it is past the beginning."""
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.broker.bootstrap_servers,
+            group_id=f"{self.settings.kafka_group_prefix}-worker",
+            enable_auto_commit=False,
+        ) as reader:  # no member: it subscribes to nothing
+            offsets = {
+                number: await reader.committed(TopicPartition(self.settings.work_topic, number))
+                for number in range(self.settings.work_partitions)
+            }
+        return {number: offset for number, offset in offsets.items() if offset}
+
+    async def work_ends(self) -> dict[int, int]:
+        """Where the partitions of the work topic end now, those that have records."""
+        async with self.following(self.settings.work_topic) as reader:
+            ends = await reader.end_offsets(reader.assignment())
+        return {tp.partition: end for tp, end in ends.items() if end}
 
     async def outcome_counts(self) -> Counter:
         return Counter(json.loads(record.value)["state"] for record in await self.all_on(self.settings.outcomes_topic))
