@@ -4,11 +4,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from service.core.worker import DUE_HEADER
 from service.domain.outcome import FailureClass
 from service.sandbox.aws.sandbox import OWN_ACCOUNT
 from tests.support.deployment import Deployment, client
+from tests.support.guarded_kafka import allow, forbid, guarded_kafka, user_settings
+from tests.support.kafka_rights import Right, rights_by_role
 from tests.support.organisation import Organisation, created
+
+WRITE_OUTCOMES = Right("topic", "logwarden.outcomes", "Write")
 
 
 async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
@@ -65,6 +72,81 @@ async def test_what_is_deferred_keeps_its_time_when_the_process_is_killed(best_k
     assert await deployment.outcome_counts() == {"deferred": 1, "sealed": 1}
     assert await deployment.all_on(deployment.settings.dead_letter_topic) == []
     assert await everything.wrong(aws, [group]) == {}
+
+
+@pytest.mark.apache_kafka
+async def test_without_the_right_to_write_outcomes_nothing_is_finished_and_with_it_all_goes_on(aws, tmp_path):
+    everything = Organisation(accounts=("111122223333", "444455556666"), regions=("eu-west-1", "us-east-1"))
+    async with guarded_kafka() as (broker, address):
+        deployment = await Deployment.create(broker, aws, everything, tmp_path)
+        user, names = "worker", deployment.settings.kafka_group_prefix
+        allow(broker, user, set().union(*rights_by_role().values()) - {WRITE_OUTCOMES}, names)
+        groups = everything.groups(32)
+        await everything.create_groups(aws, groups)
+        async with deployment.replica(**user_settings(address, user)) as service, client(service) as http:
+            at_first, later = groups[:16], groups[16:]
+            await _is_stuck_and_says_so(deployment, http, at_first)
+            allow(broker, user, {WRITE_OUTCOMES}, names)
+            await _goes_on(deployment, http, at_first)
+            forbid(broker, user, {WRITE_OUTCOMES}, names)
+            await _is_stuck_and_says_so(deployment, http, later)
+            allow(broker, user, {WRITE_OUTCOMES}, names)
+            await _goes_on(deployment, http, groups)
+            assert service.is_running
+            assert await service.terminate() == 0
+        assert await deployment.all_on(deployment.settings.dead_letter_topic) == []
+        assert (await deployment.outcome_counts())["sealed"] == 32
+
+
+async def _is_stuck_and_says_so(deployment, http, groups) -> None:
+    """Work the groups while their outcomes cannot be written."""
+    settings, everything, aws = deployment.settings, deployment.organisation, deployment.aws
+    finished = await deployment.work_ends()
+    await deployment.publish([created(g) for g in groups])
+
+    async def is_called() -> bool:
+        return not await everything.wrong(aws, groups)
+
+    await until(is_called)
+    asked = {"account": groups[0].account, "region": groups[0].region, "name": groups[0].name}
+    answer = await http.post("/v1/requests", json={"log_groups": [asked]}, headers={"Prefer": "wait=3"})
+    assert answer.status_code == 202, answer.text
+    status = (await http.get("/v1/status")).json()
+    [failing] = status["publish_failing"]
+    assert failing["topic"] == settings.outcomes_topic
+    assert "TopicAuthorizationFailed" in failing["error"]
+    assert failing["for_s"] > 2
+    [request] = (await http.get(answer.headers["Location"])).json()["log_groups"]
+    assert request["state"] == "pending"
+    assert request["waits"]["detail"] == f"{failing['topic']}: {failing['error']}"
+    failing_s = await _failing_s(http)
+    assert failing_s.pop(settings.outcomes_topic) > 2
+    assert set(failing_s.values()) == {0.0}
+    [worker] = [consumer for consumer in status["consumers"] if consumer["name"] == "worker"]
+    assert worker["pending"] == len(groups) + 1
+    committed = await deployment.work_committed()
+    assert all(at <= finished.get(partition, 0) for partition, at in committed.items()), (committed, finished)
+    assert await deployment.all_on(settings.dead_letter_topic) == []
+
+
+async def _goes_on(deployment, http, groups) -> None:
+    """Wait until all has its outcome, and is committed."""
+    outcomes = await deployment.final_outcomes(groups, timeout_s=20)
+    assert {o["state"] for o in outcomes.values()} <= {"sealed", "already-sealed"}
+
+    await until(lambda: _is_committed(deployment))
+    assert (await http.get("/v1/status")).json()["publish_failing"] == []
+    assert set((await _failing_s(http)).values()) == {0.0}
+
+
+async def _failing_s(http) -> dict[str, float]:
+    """`logwarden_publish_failing_seconds` by topic."""
+    return {
+        sample.labels["topic"]: sample.value
+        for family in text_string_to_metric_families((await http.get("/metrics")).text)
+        for sample in family.samples
+        if sample.name == "logwarden_publish_failing_seconds"
+    }
 
 
 async def test_credentials_that_come_late_or_are_refused_hold_every_lane_until_there_are_good_ones(
