@@ -96,7 +96,12 @@ class App:
         self._arguments = kafka_arguments(settings)
         self._metrics = Metrics(CollectorRegistry())
         self._deadline = Deadline()
-        self._publisher = KafkaPublisher(self._arguments, deadline=self._deadline, patient_topic=settings.work_topic)
+        self._publisher = KafkaPublisher(
+            self._arguments,
+            deadline=self._deadline,
+            patient_topic=settings.work_topic,
+            small_topics=[settings.outcomes_topic, settings.control_topic, *settings.retry_topics],
+        )
         self._consumers: list[Consumer] = []
         self._limits: list[DeadLetterLimit] = []
         self._crowd = Crowd(_STARTED_AT_ONCE)

@@ -49,7 +49,7 @@ _OUTCOMES_FAILING: Final = (
 )
 _OUTCOMES_FAILING_HINT: Final = (
     "Kafka takes no outcomes; work goes on by itself once it does. Look for replicas that are not in sync, a missing right `Write`, a "
-    "broker that is away, a topic that was deleted."
+    "broker that is away, a topic that was deleted, a `max.message.bytes` that is too small."
 )
 _HINTS: Final = {failure.label: failure.hint for failure in FailureClass}
 

@@ -40,11 +40,21 @@ class KafkaPublisher:
     """
 
     def __init__(
-        self, arguments: dict[str, Any], *, deadline: Deadline | None = None, patient_topic: str | None = None
+        self,
+        arguments: dict[str, Any],
+        *,
+        deadline: Deadline | None = None,
+        patient_topic: str | None = None,
+        small_topics: Sequence[str] = (),
     ) -> None:
-        """Records of `patient_topic` wait 25 ms for others, all others 5 ms."""
+        """Records of `patient_topic` wait 25 ms for others, all others 5 ms.
+
+        On `small_topics` all records are small. Where one is refused for its size, the topic's `max.message.bytes` is at fault, not the
+        record: that is waited out too.
+        """
         self._arguments = arguments
         self._patient_topic = patient_topic
+        self._small_topics = frozenset(small_topics)
         self._deadline = deadline or Deadline()
         self._producer: AIOKafkaProducer | None = None
         self._batches: Batches | None = None
@@ -121,7 +131,8 @@ class KafkaPublisher:
         write = writes.begin(now())
         is_written = False
         try:
-            while (error := await _written(batches, record)) is not None:
+            is_small = record.topic in self._small_topics
+            while (error := await _written(batches, record, is_small=is_small)) is not None:
                 if writes.failed(write, error, now()):
                     _log.warning("publish_failing", topic=record.topic, error=error)
                 await asyncio.sleep(_RETRY_WAIT_S)
@@ -134,8 +145,8 @@ class KafkaPublisher:
                 _log.warning("publish_failing", topic=record.topic, error="given up before it was acknowledged")
 
 
-async def _written(batches: Batches, record: OutgoingRecord) -> str | None:
-    """None once a record is acknowledged; otherwise why it is not, and may be yet. Raises RecordTooLargeError."""
+async def _written(batches: Batches, record: OutgoingRecord, *, is_small: bool) -> str | None:
+    """None once a record is acknowledged; otherwise why it is not, and may be yet. Raises RecordTooLargeError, unless the record is small."""
     try:
         error = await (await batches.add(record))
     except KafkaError as e:
@@ -143,7 +154,7 @@ async def _written(batches: Batches, record: OutgoingRecord) -> str | None:
     match error:
         case None:
             return None
-        case MessageSizeTooLargeError() | RecordListTooLargeError():
+        case MessageSizeTooLargeError() | RecordListTooLargeError() if not is_small:
             raise RecordTooLargeError(f"{record.topic}: {error}") from error
         case ProducerClosed():
             raise asyncio.CancelledError from error  # we are stopping: as if cancelled, the record may or may not be written

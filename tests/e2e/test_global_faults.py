@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.core.worker import DUE_HEADER
@@ -98,7 +100,34 @@ async def test_without_the_right_to_write_outcomes_nothing_is_finished_and_with_
         assert (await deployment.outcome_counts())["sealed"] == 32
 
 
-async def _is_stuck_and_says_so(deployment, http, groups) -> None:
+@pytest.mark.apache_kafka
+async def test_outcomes_that_their_topic_has_no_room_for_wait_until_it_has(apache_kafka, aws, tmp_path):
+    everything = Organisation(accounts=("111122223333", "444455556666"), regions=("eu-west-1", "us-east-1"))
+    deployment = await Deployment.create(apache_kafka, aws, everything, tmp_path)
+    admin = AIOKafkaAdminClient(bootstrap_servers=apache_kafka.bootstrap_servers)
+
+    async def take_at_most(size_bytes: int) -> None:
+        settings = {"max.message.bytes": str(size_bytes)}
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, deployment.settings.outcomes_topic, settings)]
+        )
+
+    groups = everything.groups(16)
+    await everything.create_groups(aws, groups)
+    await admin.start()
+    try:
+        await take_at_most(200)
+        async with deployment.replica() as service, client(service) as http:
+            await _is_stuck_and_says_so(deployment, http, groups, why="MessageSizeTooLarge")
+            await take_at_most(1_048_588)
+            await _goes_on(deployment, http, groups)
+            assert service.is_running
+    finally:
+        await admin.close()
+    assert await deployment.all_on(deployment.settings.dead_letter_topic) == []
+
+
+async def _is_stuck_and_says_so(deployment, http, groups, *, why="TopicAuthorizationFailed") -> None:
     """Work the groups while their outcomes cannot be written."""
     settings, everything, aws = deployment.settings, deployment.organisation, deployment.aws
     finished = await deployment.work_ends()
@@ -114,7 +143,7 @@ async def _is_stuck_and_says_so(deployment, http, groups) -> None:
     status = (await http.get("/v1/status")).json()
     [failing] = status["publish_failing"]
     assert failing["topic"] == settings.outcomes_topic
-    assert "TopicAuthorizationFailed" in failing["error"]
+    assert why in failing["error"]
     assert failing["for_s"] > 2
     [request] = (await http.get(answer.headers["Location"])).json()["log_groups"]
     assert request["state"] == "pending"

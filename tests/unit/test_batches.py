@@ -11,7 +11,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from structlog.testing import capture_logs
 
-from service.ports import OutgoingRecord
+from service.ports import OutgoingRecord, RecordTooLargeError
 from service.stream import publisher
 from service.stream.batches import Batches
 from tests.support.virtual_time import START_S, virtual_time
@@ -272,4 +272,23 @@ async def test_a_topic_is_failing_while_writers_give_up_before_there_is_an_answe
         await asyncio.sleep(60)
         producer.latency_s = 0.002
         await publishing.publish(record())
+        assert publishing.failing == []
+
+
+@virtual_time
+async def test_a_refusal_for_its_size_is_the_topics_fault_where_all_records_are_small_and_is_waited_out(monkeypatch):
+    producer = StartedProducer()
+    producer.failure = MessageSizeTooLargeError()
+    monkeypatch.setattr(publisher, "AIOKafkaProducer", lambda **_: producer)
+    async with publisher.KafkaPublisher({}, small_topics=["outcomes"]) as publishing:
+        with pytest.raises(RecordTooLargeError):
+            await publishing.publish(record())
+        outcome = asyncio.create_task(publishing.publish(record(topic="outcomes")))
+        await asyncio.sleep(10)
+        assert not outcome.done()
+        [failing] = publishing.failing
+        assert failing.topic == "outcomes"
+        assert "MessageSizeTooLarge" in failing.error
+        producer.failure = None
+        await outcome
         assert publishing.failing == []
