@@ -1,7 +1,8 @@
 """Apache Kafka that forbids whatever it has not been told to allow: users with a password, and rights that a test gives and takes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -43,7 +44,18 @@ async def guarded_kafka() -> AsyncIterator[tuple[ApacheKafka, str]]:
         lines = [f"{line},CLIENT://127.0.0.1:{port}" if "listeners=" in line else line for line in lines]
         broker._properties_file.write_text("\n".join(lines) + "\n")
         await broker.restart()
+        await _listens(port)  # its listeners open one after the other, and it counts as started with the first
         yield broker, f"127.0.0.1:{port}"
+
+
+async def _listens(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.02)
 
 
 def user_settings(address: str, user: str) -> dict[str, Any]:
