@@ -82,8 +82,8 @@ class LogGroupPage:
 class LogGroups(Protocol):
     """CloudWatch Logs, as far as Logwarden uses it. One call is one request: retries are the caller's."""
 
-    async def ready(self, account: AccountId) -> None:
-        """Return when a call in the account would go out at once: its session is there, renewed where that is due.
+    async def ready(self, lane: Lane) -> None:
+        """Return when a call in the lane would go out at once: the account's session is there, renewed where that is due, and a client.
 
         To be awaited before a token is. Raises CallFailedError as a call does that cannot be made.
         """

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from service.aws.clients import AwsClients
 from service.aws.credentials import AccountCredentials
-from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup
+from service.domain.log_group import KeyArn, Lane, LogGroup
 from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import MAX_DESCRIBED, LogGroupPage
 
@@ -19,9 +19,10 @@ class AwsLogGroups:
         self._clients = clients
         self._credentials = credentials
 
-    async def ready(self, account: AccountId) -> None:
-        """Have a session in the account. Raises CallFailedError; a cancelled one leaves the question to others who wait for it."""
-        await (await self._credentials.of(account)).get_frozen_credentials()
+    async def ready(self, lane: Lane) -> None:
+        """Have a session in the account, and a client for the Region. Raises CallFailedError; a cancelled one leaves it to others."""
+        await self._clients.ready("logs", lane.region)
+        await (await self._credentials.of(lane.account)).get_frozen_credentials()
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
         """Call AssociateKmsKey once. Idempotent. Raises CallFailedError. A cancelled call may or may not have taken effect.

@@ -223,7 +223,7 @@ class Ensure:
                 if await self._shown(known, owned) != known.shown:
                     raise _DecidedAnewError  # somebody has put a key on, or off
                 known.seen_at = self._clock.now()
-            await known.turn.session(self._log_groups.ready(group.account))  # nothing may wait between token and call
+            await known.turn.session(self._log_groups.ready(group.lane))  # nothing may wait between token and call
             queued_at = self._clock.now()
             async with known.turn.call(Quota.ASSOCIATE):
                 rules = self._directory.at_hand(group.account)
@@ -253,7 +253,7 @@ class Ensure:
         group, turn = known.log_group, known.turn
 
         async def look_up() -> _Tags:
-            await turn.session(self._log_groups.ready(group.account))
+            await turn.session(self._log_groups.ready(group.lane))
             async with turn.call(Quota.TAGS):
                 read_at = self._clock.now()
                 return _Tags(await self._log_groups.tags_of(group), read_at)
@@ -289,7 +289,7 @@ class Ensure:
 
     async def _inspected(self, owned: Owned, known: _Known) -> UsableKey | UnknownKey:
         """What there is to know of the key. Raises CallFailedError for one that cannot be used."""
-        await known.turn.session(self._log_groups.ready(known.log_group.account))  # the look at the key needs it too
+        await known.turn.session(self._log_groups.ready(known.log_group.lane))  # the look at the key needs it too
         finding = await known.turn.prepare(self._keys.inspect(owned.key, known.log_group))
         if isinstance(finding, UnusableKey):
             raise CallFailedError(finding.failure, finding.detail)

@@ -80,7 +80,7 @@ class Ignored:
         names: set[str] = set()
         token: str | None = None
         for _ in range(_MAX_PAGES):
-            await turn.session(self._log_groups.ready(lane.account))
+            await turn.session(self._log_groups.ready(lane))
             try:
                 async with turn.call(Quota.DESCRIBE):  # it has a quota of its own, from which these few calls are far
                     page, token = await self._log_groups.with_tag(lane, IGNORE_TAG, token)

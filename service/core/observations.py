@@ -52,7 +52,7 @@ class Observations:
 
     async def _call(self, lane: Lane, batch: "_Batch", turn: Turn) -> Mapping[str, KeyArn | None]:
         try:
-            await turn.session(self._log_groups.ready(lane.account))
+            await turn.session(self._log_groups.ready(lane))
             async with turn.call(Quota.DESCRIBE):
                 self._close(lane, batch)
                 keys = await self._log_groups.describe(lane, batch.names)

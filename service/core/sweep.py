@@ -153,7 +153,7 @@ class Sweeper(Forwarding):
             await turn.prepare(self._directory.renew(lane.account))
         if not await turn.prepare(self._directory.lists(lane.account)):
             raise CallFailedError(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {lane.account}")
-        await turn.session(self._log_groups.ready(lane.account))
+        await turn.session(self._log_groups.ready(lane))
         async with turn.call(Quota.DESCRIBE):
             page = await self._log_groups.page(lane, walk.token)
         at_ms = self._clock.epoch_ms()

@@ -66,7 +66,7 @@ class Verification:
         """
         owned_since = self._owned_since
         try:
-            await turn.session(self._log_groups.ready(command.lane.account))
+            await turn.session(self._log_groups.ready(command.lane))
             async with turn.call(Quota.DESCRIBE):
                 seen = await self._log_groups.describe(command.lane, command.keys)
         except CallFailedError as e:

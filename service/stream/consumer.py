@@ -31,7 +31,11 @@ from service.stream.unreadable import RecordsByPartition, read_one
 from service.stream.watch import Watch
 
 _POLL_S: Final = 1.0  # an idle member polls once a second, so that max_poll_interval_ms sees it alive
-_MAX_RECORDS: Final = 1000  # per getmany: some milliseconds of handling before anything else gets its turn
+# Records of one poll: as many as are handled in some 10 ms, then everything else gets its turn. Of those that are passed over at first
+# look that is the most; a thousand that become commands took 100 ms.
+_MAX_RECORDS: Final = 1000
+_MIN_RECORDS: Final = 50
+_STRETCH_S: Final = 0.01
 _KAFKA_ERROR_WAIT_S: Final = 1.0
 _REBALANCE_MARGIN_S: Final = 10.0  # beyond the drain, for the commit and the join itself
 _NO_PARTITION: Final = TopicPartition(
@@ -120,6 +124,7 @@ class Consumer:
         self._more: asyncio.Future[None] | None = None  # what the poll waits for
         self._is_look_due = False
         self._mean_size = 0.0  # bytes of a value, lately
+        self._at_once = _MAX_RECORDS  # records of the next poll
         self.last_poll: float | None = None
         self.is_joined = False
         self.has_joined = asyncio.Event()  # once, also if it was assigned nothing
@@ -256,6 +261,7 @@ class Consumer:
         if ledgers is not self._ledgers or not self.is_joined:
             return False
         handed = size = passed = 0
+        began = self._clock.now()
         is_irrelevant = _never if self._passes_over is None else self._passes_over.is_irrelevant
         for tp, records in batches.items():
             ledger = ledgers[tp]  # a record without one would be lost: better to end here than to go on
@@ -273,6 +279,9 @@ class Consumer:
             self._mean_size += _SIZE_MEMORY * (size / handed - self._mean_size)
         if passed and self._passes_over is not None:
             self._passes_over.passed_over(passed)
+        if (took_s := self._clock.now() - began) > 0:
+            in_a_stretch = int((handed + passed) * _STRETCH_S / took_s)
+            self._at_once = max(_MIN_RECORDS, min(in_a_stretch, _MAX_RECORDS))
         return True
 
     async def _step_over_unreadable(self, consumer: AIOKafkaConsumer) -> None:
@@ -307,7 +316,8 @@ class Consumer:
         """The partitions to fetch, and how many records at the most. The limit is of records, or of bytes at the size they lately have."""
         most = self._limits.max_pending
         limit = min(most, int(self._limits.max_pending_bytes / self._mean_size)) if self._mean_size else most
-        return self._assignment.with_room(limit, max_window=most, max_records=_MAX_RECORDS)
+        polled, at_once = self._assignment.with_room(limit, max_window=most, max_records=_MAX_RECORDS)
+        return polled, min(at_once, self._at_once)
 
     # -- rebalancing
 

@@ -308,7 +308,7 @@ class Aws:
 
     # what Logwarden asks
 
-    async def ready(self, account: AccountId) -> None:
+    async def ready(self, lane: Lane) -> None:
         await asyncio.sleep(self._dice.choice([0.0, 0.0, 0.5]))
 
     async def with_tag(self, lane: Lane, tag: str, token: str | None) -> tuple[Collection[str], str | None]:

@@ -225,7 +225,7 @@ class TimedLogGroups:
         """When the calls of a lane were made."""
         return [call.started for call in self.calls if call.log_group.lane == lane]
 
-    async def ready(self, account: AccountId) -> None:
+    async def ready(self, lane: Lane) -> None:
         async with self._session_wanted:
             now = asyncio.get_running_loop().time()
             if self._session_until is None or now >= self._session_until:
@@ -235,7 +235,7 @@ class TimedLogGroups:
                 self._session_until = now + 3600
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:
-        await self.ready(log_group.account)
+        await self.ready(log_group.lane)
         self.calls.append(Call(log_group, key, asyncio.get_running_loop().time()))
         if self._running[log_group]:
             self.overlaps.append(log_group)
@@ -250,7 +250,7 @@ class TimedLogGroups:
             raise CallFailedError(failure, "as told")
 
     async def describe(self, lane: Lane, names: Collection[str]) -> Mapping[str, KeyArn | None]:
-        await self.ready(lane.account)
+        await self.ready(lane)
         self.descriptions.append((lane, frozenset(names)))
         await asyncio.sleep(self.latency_s)
         if self.describe_failures:
@@ -278,7 +278,7 @@ class TimedLogGroups:
         return left[:2], left[1] if len(left) > 2 else None
 
     async def tags_of(self, log_group: LogGroup) -> Mapping[str, str]:
-        await self.ready(log_group.account)
+        await self.ready(log_group.lane)
         self.lookups.append(log_group)
         await asyncio.sleep(self.latency_s)
         if self.tag_failures:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, key_region
+from service.domain.log_group import KeyArn, Lane, LogGroup, key_region
 from service.domain.outcome import CallFailedError, FailureClass
 from service.ports import MAX_DESCRIBED, LogGroupPage
 
@@ -25,7 +25,7 @@ class FakeLogGroups:
     failure: FailureClass | None = None
     calls: list[tuple[LogGroup, KeyArn]] = field(default_factory=list)
 
-    async def ready(self, account: AccountId) -> None:
+    async def ready(self, lane: Lane) -> None:
         pass
 
     async def associate(self, log_group: LogGroup, key: KeyArn) -> None:

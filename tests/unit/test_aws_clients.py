@@ -245,6 +245,22 @@ async def test_what_botocore_knows_is_read_before_the_first_call(clients, monkey
     await associate(clients, region="eu-west-2")
 
 
+async def test_where_a_client_is_ready_a_call_makes_none(clients, monkeypatch):
+    await clients.ready("logs", "eu-west-1")
+    monkeypatch.setattr(clients, "_looked_up", None)
+    await clients.ready("logs", "eu-west-1")
+    await associate(clients)
+
+
+async def test_a_region_without_a_client_fails_as_its_calls_do(clients, monkeypatch):
+    async def refuse(*_: object) -> None:
+        raise UnknownRegionError(region_name="nowhere-1", error_msg="no such Region")
+
+    monkeypatch.setattr(clients, "_looked_up", refuse)
+    failure = await failure_of(associate(clients, region="nowhere-1"))
+    assert await failure_of(clients.ready("logs", "nowhere-1")) is failure
+
+
 async def test_a_service_that_is_not_where_we_run_is_no_reason_not_to_start(clients, monkeypatch):
     async def refuse(*_: object) -> None:
         raise UnknownRegionError(region_name="nowhere-1", error_msg="no such Region")

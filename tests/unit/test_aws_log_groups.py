@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from service.aws.adapters import open_aws
+from service.aws.clients import AwsClients
 from service.clock import LoopClock
 from service.domain.log_group import AccountId, KeyArn, Lane, LogGroup, Region
 from service.domain.outcome import CallFailedError, FailureClass
@@ -55,6 +56,15 @@ async def test_associate_names_the_group_by_its_arn_so_that_wrong_credentials_ca
     assert request.params == {"resourceIdentifier": GROUP.arn, "kmsKeyId": KEY}
     assert request.token == f"token-{LANE.account}-1"
     assert request.region == LANE.region
+
+
+async def test_once_ready_a_call_goes_out_at_once(aws, monkeypatch):
+    async with open_aws(**settings(aws), max_in_flight=4) as opened:
+        await opened.log_groups.ready(LANE)
+        assert [request.operation for request in aws.requests] == ["AssumeRole"]
+        monkeypatch.setattr(AwsClients, "_looked_up", None)  # no client is made
+        await opened.log_groups.associate(GROUP, KEY)
+        assert [request.operation for request in aws.requests] == ["AssumeRole", "AssociateKmsKey"]
 
 
 async def test_a_thousand_accounts_at_once_are_each_called_with_their_own_session(aws):

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -22,15 +23,29 @@ LIMITS = ConsumerLimits(
 )
 
 
-class Handler:
-    """Keeps every delivery open until it is told otherwise."""
+class WorkingClock(VirtualClock):
+    """Time passes here also while something is worked: `worked_s`."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.worked_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.worked_s
+
+
+class Handler:
+    """Keeps every delivery open until it is told otherwise; a record takes `takes_s`."""
+
+    def __init__(self, clock: WorkingClock) -> None:
+        self._clock = clock
+        self.takes_s = 0.0
         self.seen: list[IncomingRecord] = []
         self.open: list[Delivery] = []
         self.draining: asyncio.Event | None = None
 
     def handle(self, record, delivery):
+        self._clock.worked_s += self.takes_s
         self.seen.append(record)
         self.open.append(delivery)
 
@@ -60,7 +75,8 @@ class Bench:
         self.group = FakeGroup({A: 100, B: 100})
         self.generation = 0
         self.client = self.group.client()
-        self.handler, self.proofs, self.clock = Handler(), Proofs(), VirtualClock()
+        self.proofs, self.clock = Proofs(), WorkingClock()
+        self.handler = Handler(self.clock)
         self.member = Consumer(
             name="worker",
             group="group",
@@ -117,6 +133,22 @@ class Bench:
 
     def lags(self) -> list[int | None]:
         return [status.lag for status in self.member.partitions()]
+
+
+# -- reading
+
+
+@virtual_time
+async def test_as_many_records_are_read_at_once_as_are_handled_in_ten_milliseconds():
+    bench = Bench(limits=replace(LIMITS, max_pending=100_000))
+    await bench.assign(A)
+    at_once, begin = [bench.member._with_room()[1]], 0
+    for takes_s, count in [(0.0001, 1000), (0.00002, 100), (0.001, 500), (0.000001, 50)]:
+        bench.handler.takes_s = takes_s
+        await bench.read(A, *range(begin, begin + count))
+        begin += count
+        at_once.append(bench.member._with_room()[1])
+    assert at_once == pytest.approx([1000, 100, 500, 50, 1000], abs=1)
 
 
 # -- taking over
