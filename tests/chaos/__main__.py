@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("--hangs", action=argparse.BooleanOptionalAction, default=True, help="a broker that hangs")
     parser.add_argument("--keep", type=Path, help="an existing folder for the replicas' logs")
     arguments = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is no news here
     is_right = True
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         report = asyncio.run(
