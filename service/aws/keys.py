@@ -135,9 +135,8 @@ class AwsKeys:
         except TimeoutError:
             finding = unseen(ref, FailureClass.SERVICE_UNAVAILABLE, f"KMS did not answer within {_LOOK_S:g} s")
         except CallFailedError as e:
-            if e.failure is FailureClass.NOT_AUTHORIZED and key_arn_in(
-                ref
-            ):  # without an alias nothing can be done at all
+            # Of an alias nothing can be done at all without the right.
+            if e.failure is FailureClass.NOT_AUTHORIZED and key_arn_in(ref):
                 kept_s = self._fresh_s
             finding = unseen(ref, e.failure, e.detail)
         if isinstance(finding, UsableKey):

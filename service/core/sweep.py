@@ -147,9 +147,8 @@ class Sweeper(Forwarding):
 
     async def _look(self, walk: "_Walk", turn: Turn) -> "_Page":
         lane = walk.command.lane
-        if (
-            walk.token is None
-        ):  # also at each new try: whoever asked for the sweep may know of a change that is not known here
+        # At each new try too: whoever asked for the sweep may know of a change that is not known here.
+        if walk.token is None:
             await turn.prepare(self._directory.renew(lane.account))
         if not await turn.prepare(self._directory.lists(lane.account)):
             raise CallFailedError(FailureClass.ACCOUNT_NOT_LISTED, f"no rule lists account {lane.account}")

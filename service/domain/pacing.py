@@ -12,9 +12,8 @@ from typing import Final
 # can be called later, as long as the bucket is not full, which it is after a second. One token of it is for the call that is due, the
 # others for calls that take longer than those after them to get there, as the first one does for which there is no connection.
 _BEHIND_S: Final = 0.4
-_CATCH_UP_PER_S: Final = (
-    1.0  # calls above the rate until it is made up, so that no second ever holds more than one above it
-)
+# Calls above the rate until it is made up, so that no second ever holds more than one above it
+_CATCH_UP_PER_S: Final = 1.0
 _CUT: Final = 0.5  # a throttle halves the rate
 _CUT_GRACE_S: Final = 1.0  # one cut a second: the answers to calls already under way say nothing new
 _LONG_AGO: Final = float("-inf")

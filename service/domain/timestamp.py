@@ -3,9 +3,8 @@
 from datetime import UTC, datetime
 from typing import Final
 
-END_OF_TIME_MS: Final = (
-    253_402_300_800_000  # the year 10000, where datetime ends: no record of ours has it or a later one
-)
+# The year 10000, where datetime ends: no record of ours has it or a later one
+END_OF_TIME_MS: Final = 253_402_300_800_000
 
 
 def timestamp(epoch_ms: int) -> str:

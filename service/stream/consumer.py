@@ -38,9 +38,8 @@ _MIN_RECORDS: Final = 50
 _STRETCH_S: Final = 0.01
 _KAFKA_ERROR_WAIT_S: Final = 1.0
 _REBALANCE_MARGIN_S: Final = 10.0  # beyond the drain, for the commit and the join itself
-_NO_PARTITION: Final = TopicPartition(
-    "", -1
-)  # asked for when no partition has room: it keeps the member alive and returns nothing
+# Asked for when no partition has room: it keeps the member alive and returns nothing.
+_NO_PARTITION: Final = TopicPartition("", -1)
 _SIZE_MEMORY: Final = 0.2  # the weight of the newest poll in the mean size of records
 
 _log = structlog.get_logger(__name__)

@@ -100,9 +100,8 @@ class _Broker:
 
     def _create_topic(self, name: str, partitions: int) -> None:
         if partitions < 1:
-            raise _Refusal(
-                f"a topic has at least one partition, not {partitions}"
-            )  # librdkafka would divide by zero later
+            # librdkafka would divide by zero later
+            raise _Refusal(f"a topic has at least one partition, not {partitions}")
         self._check(self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1))
 
     def _check(self, code: int) -> None:
@@ -121,9 +120,8 @@ def main() -> None:
             _answer({"error": str(refusal)})
         else:
             _answer({})
-    os._exit(
-        0
-    )  # the library's threads are still serving: nothing is worth waiting for, and exit handlers would race them
+    # The library's threads are still serving: nothing is worth waiting for, and exit handlers would race them.
+    os._exit(0)
 
 
 def _answer(answer: Mapping[str, Any]) -> None:
