@@ -327,7 +327,8 @@ class Settings(BaseSettings):
         6,
         ge=1,
         le=20,
-        description="Calls for one command before it goes to a retry topic: about 10 s of exponential waiting.",
+        description="Tries of each kind of call for one command before it goes to a retry topic, or its lane waits: six seconds of "
+        "exponential waiting on average, 12.5 at most.",
     )
     in_place_max_wait_s: float = Field(5.0, gt=0, description="The longest single wait between them (seconds).")
     retry_delays_s: Annotated[list[float], NoDecode, AfterValidator(_ascending)] = Field(

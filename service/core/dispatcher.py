@@ -10,7 +10,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, TypeVar, cast
 
-from service.core.turn import Held, Turn
+from service.core.turn import Evidence, Held, Turn
 from service.domain import log_group
 from service.domain.command import EnsureCommand, Priority
 from service.domain.offsets import Delivery
@@ -201,13 +201,8 @@ class Dispatcher:
             self.schedule.unpark(work)
 
     async def session(self, work: Work, ready: Awaitable[None]) -> None:
-        lane, is_there = self.schedule.lane_of(work), False
-        lane.need_session()
-        try:
-            await self.prepared(work, ready)
-            is_there = True
-        finally:
-            lane.had_session(is_there=is_there)
+        await self.prepared(work, ready)
+        self.schedule.lane_of(work).has_session()
 
     @types.coroutine
     def prepared(self, work: Work, needed: Awaitable[_T]) -> Generator[Any, Any, _T]:
@@ -219,6 +214,8 @@ class Dispatcher:
             return cast("_T", end.value)
         if self._draining.is_set():
             self._active[work].cancel()  # it has begun to wait, and may hold what others wait for: it is to clean up
+        lane = self.schedule.lane_of(work)
+        lane.need()
         self.schedule.park(work, self._clock.now())
         self._preparing.add(work)
         self._pump_soon()
@@ -233,17 +230,25 @@ class Dispatcher:
         except StopIteration as end:
             return cast("_T", end.value)
         finally:
+            lane.had()
             self._preparing.discard(work)
             self.schedule.unpark(work)
 
-    def decided(self, work: Work, *, began_at: float, answered_at: float | None) -> None:
-        """An answer from before the hold, of which only the outcome took until now, says nothing.
+    def decided(self, work: Work, evidence: Evidence) -> None:
+        """An answer from before the hold, of which only the outcome took until now, says nothing. Nor does one to another question.
 
-        Nor does AWS's of the registry: that has answered whoever was begun after the hold and has ended.
+        The registry has answered whoever was begun after the hold and has ended, but second looks, which do not ask it.
         """
         lane = self.schedule.lane_of(work)
-        proof_at = began_at if lane.fault.reason == FailureClass.REGISTRY_UNAVAILABLE.label else answered_at
-        if lane.fault.reason is not None and proof_at is not None and proof_at > lane.fault.began_at:
+        if lane.fault.reason is None:
+            return
+        if lane.fault.reason == FailureClass.REGISTRY_UNAVAILABLE.label:
+            proof_at = None if isinstance(work.command, VerifyCommand) else evidence.began_at
+        elif lane.fault.reason == FailureClass.TAGS_NOT_READABLE.label:
+            proof_at = evidence.tags_asked_at
+        else:
+            proof_at = evidence.answered_at
+        if proof_at is not None and proof_at > lane.fault.began_at:
             lane.fault.release()
             self._on_released(lane.id)
 

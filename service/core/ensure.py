@@ -240,7 +240,9 @@ class Ensure:
             await self._persist(associate, known.turn)
         except CallFailedError as e:
             if e.failure in _OF_THE_KEY:
-                raise CallFailedError(e.failure, f"{e.detail}; {await self._about(owned, group)}") from e
+                raise CallFailedError(
+                    e.failure, f"{e.detail}; {await known.turn.prepare(self._about(owned, group))}"
+                ) from e
             raise
 
     # -- what has to be known

@@ -155,6 +155,7 @@ class Sweeper(Forwarding):
         await turn.session(self._log_groups.ready(lane))
         async with turn.call(Quota.DESCRIBE):
             page = await self._log_groups.page(lane, walk.token)
+        turn.decided()  # before its keys are looked at, which may take minutes
         at_ms = self._clock.epoch_ms()
         findings = []
         for name, key in page.keys.items():

@@ -35,21 +35,32 @@ class Places(Protocol):
     async def parked(self, work: Work, answer: Awaitable[_T]) -> _T: ...
     async def session(self, work: Work, ready: Awaitable[None]) -> None: ...
     def prepared(self, work: Work, needed: Awaitable[_T]) -> Awaitable[_T]: ...
-    def decided(self, work: Work, *, began_at: float, answered_at: float | None) -> None: ...
+    def decided(self, work: Work, evidence: "Evidence") -> None: ...
     def promote(self, work: Work, priority: Priority) -> None: ...
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What a command shows of whatever holds its lane, in monotonic seconds: when it began, and when it was last answered.
+
+    AWS answers a call also by refusing it for what it asks. `tags_asked_at` is of a look-up of tags, whatever came of it.
+    """
+
+    began_at: float
+    answered_at: float | None = None
+    tags_asked_at: float | None = None
 
 
 class Turn:
     """A command's place in its lane while it is worked: it leaves the place to others for as long as it waits."""
 
-    __slots__ = ("_answered_at", "_began_at", "_places", "_work")
+    __slots__ = ("_evidence", "_places", "_work")
 
     def __init__(self, places: Places, work: Work, *, began_at: float) -> None:
         """`began_at` is when the command was started, in monotonic seconds."""
         self._places = places
         self._work = work
-        self._began_at = began_at
-        self._answered_at: float | None = None  # when AWS last answered a call of it, or refused one for what it asks
+        self._evidence = Evidence(began_at)
 
     @property
     def is_probing(self) -> bool:
@@ -71,8 +82,10 @@ class Turn:
     def called(self, quota: Quota, error: BaseException | None) -> None:
         """Be told how a call ended; for `call`. Raises StartOverError where it was broken off."""
         now = self._places.called(self._work, error)
+        if quota is Quota.TAGS:
+            self._evidence.tags_asked_at = now
         if error is None or (isinstance(error, CallFailedError) and error.failure.recourse is not Recourse.HOLD):
-            self._answered_at = now
+            self._evidence.answered_at = now
         if error is None or (isinstance(error, CallFailedError) and not error.failure.is_silence):
             self._places.answered(self._work)
         if isinstance(error, CallFailedError) and error.failure is FailureClass.THROTTLED:
@@ -97,8 +110,8 @@ class Turn:
         return await self._places.parked(self._work, written)
 
     def decided(self) -> None:
-        """Say that the command ends, and is not held: if AWS has answered it since its lane was, or the registry, the hold is over."""
-        self._places.decided(self._work, began_at=self._began_at, answered_at=self._answered_at)
+        """Say that the command is not held, whatever comes of it: the hold of its lane is over where it shows that."""
+        self._places.decided(self._work, self._evidence)
 
     async def session(self, ready: Awaitable[None]) -> None:
         """Have a session in the lane's account, which every call needs; `prepare` otherwise. Of a lane that has had none few start."""

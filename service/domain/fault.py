@@ -45,6 +45,8 @@ class LaneFault:
         if now < self.held_until:
             return False
         self.reason, self.detail = reason, detail
+        if now - self.held_until > 2 * longest_s:  # whether that was over nothing has shown; it is long ago
+            self._hold_s = 0.0
         if not self.is_probing:
             self._since = now
         self.began_at = now

@@ -76,11 +76,11 @@ class Lane:
         "_dirty",
         "_is_cold",
         "_max_under_way",
+        "_needing",
         "_owned_since",
         "_preparing",
         "_queue",
         "_running",
-        "_session_needed",
         "_tokens",
         "_under_way",
         "crowd",
@@ -116,7 +116,7 @@ class Lane:
         self._dirty: dict[str, Work] = {}
         self._under_way = 0
         self._preparing: set[Work] = set()  # under way, and not waited for anything yet
-        self._session_needed = 0  # by so many commands that cannot go on without one
+        self._needing = 0  # commands that wait for what their calls need
         self._is_cold = True  # no command has had a session, or has come as far as a call or an end
 
     # -- what comes in
@@ -198,14 +198,17 @@ class Lane:
         self._preparing.discard(work)
         self._under_way -= 1
 
-    def need_session(self) -> None:
-        """A command asks for a session in the account, until `had_session`; where it has to wait it parks too."""
-        self._session_needed += 1
+    def need(self) -> None:
+        """A command begins to wait for what its call needs, until `had`; it parks too."""
+        self._needing += 1
 
-    def had_session(self, *, is_there: bool) -> None:
+    def had(self) -> None:
         """Such a command goes on, with it or without."""
-        self._session_needed -= 1
-        self._is_cold &= not is_there
+        self._needing -= 1
+
+    def has_session(self) -> None:
+        """A command has a session in the account."""
+        self._is_cold = False
 
     def unpark(self) -> None:
         """Go on with such a command, at once: it is under way even if that makes one too many for a moment."""
@@ -334,7 +337,7 @@ class Lane:
             return None
         if self._is_cold and running >= _AHEAD[Quota.ASSOCIATE]:
             return None
-        if self._session_needed and self.fault.is_probing:  # whether the fault is over shows when that is there
+        if self._needing and self.fault.is_probing:  # whether the fault is over shows when that is there
             return None
         if running >= _IN_A_CROWD and self.crowd.is_full:
             self.crowd.refuse(self)

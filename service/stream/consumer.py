@@ -278,8 +278,8 @@ class Consumer:
             self._mean_size += _SIZE_MEMORY * (size / handed - self._mean_size)
         if passed and self._passes_over is not None:
             self._passes_over.passed_over(passed)
-        if (took_s := self._clock.now() - began) > 0:
-            in_a_stretch = int((handed + passed) * _STRETCH_S / took_s)
+        if (read := handed + passed) and (took_s := self._clock.now() - began) > 0:
+            in_a_stretch = int(read * _STRETCH_S / took_s)
             self._at_once = max(_MIN_RECORDS, min(in_a_stretch, _MAX_RECORDS))
         return True
 

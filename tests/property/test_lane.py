@@ -268,7 +268,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def need(self, data: st.DataObject) -> None:
         name = self._pick(data, Doing.PREPARING, Doing.GOING_ON)
-        self.lane.need_session()
+        self.lane.need()
         self.lane.park(self.works[name])
         self.model.running[name].doing = Doing.NEEDING
 
@@ -276,7 +276,9 @@ class LaneAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data(), is_there=st.booleans())
     def have(self, data: st.DataObject, *, is_there: bool) -> None:
         name = self._pick(data, Doing.NEEDING)
-        self.lane.had_session(is_there=is_there)
+        self.lane.had()
+        if is_there:
+            self.lane.has_session()
         self.lane.unpark()
         self.model.is_cold &= not is_there
         self.model.running[name].doing = Doing.GOING_ON
@@ -306,6 +308,8 @@ class LaneAgainstModel(RuleBasedStateMachine):
         is_new = self.lane.fault.hold(self.now, "unreachable", first_s=5.0, longest_s=60.0)
         assert is_new == (self.now >= self.model.held_until)
         if is_new:
+            if self.now - self.model.held_until > 120:
+                self.model.hold_s = 0.0
             self.model.held_since = self.model.held_since if self.model.hold_s else self.now
             self.model.hold_s = min(60.0, 2 * self.model.hold_s if self.model.hold_s else 5.0)
             self.model.held_until = self.now + self.model.hold_s
@@ -387,7 +391,7 @@ class LaneAgainstModel(RuleBasedStateMachine):
         try:
             for name in self.model.doing(Doing.PARKED, Doing.NEEDING):
                 if self.model.running[name].doing is Doing.NEEDING:
-                    self.lane.had_session(is_there=False)
+                    self.lane.had()
                 self.lane.unpark()
                 self.model.running[name].doing = Doing.GOING_ON
             while True:

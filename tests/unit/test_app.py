@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.app import App
+from service.domain.log_group import AccountId, Lane, Region
 from service.settings import Settings
 from service.stream.connection import Deadline, close_quietly
 from service.stream.topics import topics_to_retry
@@ -55,6 +56,14 @@ async def test_a_process_that_is_to_stop_waits_for_no_assignment_and_does_not_be
     stop.set()
     await asyncio.wait_for(waiting, 1)
     assert app._not_ready == "stopping"
+
+
+def test_a_lane_has_the_rate_that_is_set_for_it_and_all_others_that_of_all():
+    app = App(Settings(rate_per_s=5.0, lane_rates_per_s={"111122223333:eu-west-1": 2.0}))
+    special = Lane(AccountId("111122223333"), Region("eu-west-1"))
+    other = Lane(AccountId("111122223333"), Region("eu-west-2"))
+    rates = [app._new_lane(lane, 0.0).status(0.0).ceiling_per_s for lane in (special, other)]
+    assert rates == [2.0, 5.0]
 
 
 # -- one deadline for the whole stop

@@ -24,13 +24,14 @@ LIMITS = ConsumerLimits(
 
 
 class WorkingClock(VirtualClock):
-    """Time passes here also while something is worked: `worked_s`."""
+    """Time passes here also while something is worked, `worked_s`, and between two looks, `ticks_s`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.worked_s = 0.0
+        self.worked_s = self.ticks_s = 0.0
 
     def now(self) -> float:
+        self.worked_s += self.ticks_s
         return super().now() + self.worked_s
 
 
@@ -149,6 +150,9 @@ async def test_as_many_records_are_read_at_once_as_are_handled_in_ten_millisecon
         begin += count
         at_once.append(bench.member._with_room()[1])
     assert at_once == pytest.approx([1000, 100, 500, 50, 1000], abs=1)
+    bench.clock.ticks_s = 0.001
+    await bench.member._hand_over({})
+    assert bench.member._with_room()[1] == 1000, "a poll that finds nothing says nothing"
 
 
 # -- taking over

@@ -14,6 +14,7 @@ from service.domain.lane import Lane
 from service.domain.outcome import CallFailedError, FailureClass
 from service.domain.pacing import Quota
 from service.domain.schedule import Schedule
+from service.domain.verify import VerifyCommand
 from service.ports import GivenUpError
 from tests.support.fakes import (
     LANE,
@@ -287,8 +288,9 @@ async def test_a_lane_whose_commands_need_no_session_is_as_fast_as_they_are_writ
     assert not bench.deliveries.open
 
 
+@pytest.mark.parametrize("is_session", [True, False], ids=["a session", "a key, or the registry"])
 @virtual_time
-async def test_after_a_hold_no_second_command_waits_for_the_session():
+async def test_after_a_hold_no_second_command_waits_for_what_a_call_needs(*, is_session: bool):
     asked: list[float] = []
 
     async def work(command: EnsureCommand, turn: Turn) -> Held | None:
@@ -298,8 +300,8 @@ async def test_after_a_hold_no_second_command_waits_for_the_session():
             async with turn.call(Quota.ASSOCIATE):
                 pass
             return Held(FailureClass.UNREACHABLE, "away")
-        await turn.session(asyncio.sleep(30))
-        return Held(FailureClass.UNREACHABLE, "no session")
+        await (turn.session if is_session else turn.prepare)(asyncio.sleep(30))
+        return Held(FailureClass.UNREACHABLE, "not there")
 
     async with Bench(work).running() as bench:
         started = now()
@@ -839,6 +841,54 @@ async def test_what_aws_answers_says_nothing_of_a_registry_that_holds_the_lane()
         await asyncio.sleep(30)
         assert bench.released == [LANE]
     assert [round(at) for at in asked] == [1, 6, 16]
+
+
+@virtual_time
+async def test_a_lane_that_may_not_read_tags_is_held_until_somebody_has_asked_for_some():
+    asked: list[float] = []
+
+    async def work(command: EnsureCommand, turn: Turn) -> Held | None:
+        if command.log_group.name == "tagged":
+            asked.append(now() - started)
+            with suppress(CallFailedError):
+                async with turn.call(Quota.TAGS):
+                    if len(asked) < 4:
+                        raise CallFailedError(FailureClass.NOT_AUTHORIZED, "no")
+                return None
+            return Held(FailureClass.TAGS_NOT_READABLE, "no")
+        async with turn.call(Quota.ASSOCIATE):
+            return None
+
+    async with Bench(work).running() as bench:
+        started = now()
+        bench.submit("tagged")
+        for number in range(40):
+            await asyncio.sleep(1)
+            bench.submit(str(number))
+        assert bench.released == [LANE]
+    assert [round(at) for at in asked] == [0, 5, 15, 37]
+
+
+@virtual_time
+async def test_a_second_look_says_nothing_of_a_registry_that_holds_the_lane():
+    async def undecided(command: EnsureCommand, turn: Turn) -> Held | None:
+        return Held(FailureClass.REGISTRY_UNAVAILABLE, "away") if now() - started < 40 else None
+
+    async def look(command: VerifyCommand, turn: Turn) -> None:
+        async with turn.call(Quota.DESCRIBE):
+            looks.append(now())
+
+    looks: list[float] = []
+    async with Bench(undecided, verify=look).running() as bench:
+        started = now()
+        bench.submit("undecided", trigger=Trigger.SWEEP)  # it takes turns with the looks
+        for number in range(30):
+            await asyncio.sleep(1)
+            bench.dispatcher.submit(VerifyCommand(lane=LANE, number=number, keys={}), bench.deliveries.next())
+        assert len(looks) >= 2
+        assert bench.released == []
+        await asyncio.sleep(60)
+        assert bench.released == [LANE]
 
 
 @virtual_time

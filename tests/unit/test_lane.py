@@ -278,8 +278,7 @@ def test_a_lane_does_not_start_commands_without_end_and_keeps_room_for_the_urgen
     started = []
     while (work := bench.lane.next(bench.now)) is not None:
         started.append(work)
-        bench.lane.need_session()
-        bench.lane.had_session(is_there=True)
+        bench.lane.has_session()
         bench.lane.park(work)
     assert len(started) == lanes._MAX_RUNNING_NOT_URGENT < 500
     for number in range(1000, 2000):
@@ -648,6 +647,15 @@ def test_an_outage_of_weeks_is_only_many_holds():
     lane.fault.release()
     lane.fault.hold(now, "unreachable", first_s=5.0, longest_s=60.0)
     assert lane.fault.held_until == now + 5
+
+
+def test_a_hold_long_after_another_is_a_first_one():
+    fault = new_lane().fault
+    fault.hold(START, "unreachable", first_s=5.0, longest_s=60.0)
+    fault.hold(START + 124, "unreachable", first_s=5.0, longest_s=60.0)
+    assert (fault.held_until, fault.lasts_s(START + 125)) == (START + 134, 125)
+    fault.hold(START + 255, "role-not-assumable", first_s=5.0, longest_s=60.0)
+    assert (fault.held_until, fault.lasts_s(START + 256)) == (START + 260, 1)
 
 
 def test_commands_that_fail_during_a_hold_do_not_make_it_longer():

@@ -444,9 +444,9 @@ async def test_a_sweep_that_finds_the_lane_answering_again_is_no_failure_whateve
 @virtual_time
 async def test_a_lane_that_answers_now_and_then_is_not_given_up():
     bench = Bench(groups=120)
-    away = [FailureClass.NOT_AUTHORIZED] * 50
+    away = [FailureClass.NOT_AUTHORIZED] * 60  # waits of half an hour, give or take a little
     bench.log_groups.before_page = lambda number: (
-        bench.log_groups.page_failures.extend(away) if number in {0, 51, 102} else None
+        bench.log_groups.page_failures.extend(away) if number in {0, 61, 122} else None
     )
     async with bench.running():
         began = now()
