@@ -37,7 +37,7 @@ async def migrate(settings: Settings) -> list[str]:
         raise RegistryCommandError("only a PostgreSQL registry has a schema to bring up to date")
     try:
         return await migrate_database(dsn, password=registry_password(settings))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as e:
         raise RegistryCommandError(f"the database: {described(e)}") from e
 
 
@@ -56,7 +56,7 @@ async def load(settings: Settings, path: Path, *, is_forced: bool) -> int:
 
         try:
             await store_in_postgresql(tenant_file, dsn=address, password=registry_password(settings))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as e:
             raise RegistryCommandError(f"the database: {described(e)}") from e
     elif address.startswith("dynamodb:"):
         from service.registry.dynamodb import DynamoDbSource

@@ -295,6 +295,28 @@ async def test_a_restart_of_the_server_is_survived_and_what_changed_is_noticed(s
         await asyncio.wait([watching])
 
 
+async def test_a_connection_that_is_lost_between_two_steps_of_a_statement_is_one_that_is_lost(scene, monkeypatch):
+    async def lost(*_: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    pushes = Pushes()
+    async with scene.source(timeout_s=10) as source:
+        watching = asyncio.create_task(source.watch(pushes))
+        await pushes.until(None)
+        with monkeypatch.context() as broken:
+            broken.setattr(asyncpg.Connection, "fetchval", lost)
+            broken.setattr(asyncpg.Connection, "fetchrow", lost)
+            with pytest.raises(SourceUnavailableError, match="another operation"):
+                await source.on_account(ACCOUNT, None)
+            async with asyncio.timeout(20):
+                while not source._is_failing:
+                    await asyncio.sleep(0.005)
+        await pushes.until(None, None)
+        assert not (await source.on_account(ACCOUNT, None)).is_listed
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
 async def test_a_lost_connection_of_the_listener_is_replaced(scene):
     pushes = Pushes()
     async with scene.source(timeout_s=10) as source:

@@ -31,8 +31,9 @@ FROM logwarden.registry
 """
 _NO_ROW: Final = "logwarden.registry has no row: it is made by the migration, and must stay"
 
-# What asyncpg raises for reasons outside this process; InterfaceError is a connection that closed under its user.
-_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# What asyncpg raises for reasons outside this process; InterfaceError is a connection that closed under its user, InternalClientError
+# one that closed between two steps of a statement ("cannot switch to state 12; another operation (2) is in progress").
+_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 _log = structlog.get_logger(__name__)
 
@@ -120,8 +121,8 @@ class PostgresqlSource:
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
             try:
                 yield connection
-            except (TimeoutError, asyncio.CancelledError):
-                # asyncpg would ask the server to cancel and wait for its answer: this one may never answer.
+            except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
+                # asyncpg would ask the server to cancel and wait for its answer: this one may never answer. Or it is lost.
                 connection.terminate()
                 raise
 
