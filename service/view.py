@@ -44,7 +44,7 @@ from service.telemetry.registry import RegistryCollector
 # A consumer that has not polled for so long is stuck: a rebalance takes 40 s for each member at the most.
 _STALLED_S: Final = 300.0
 
-# Why all that waits for an outcome does, as `publish_failing` of the status has it
+# Why all that waits for an outcome does, as `publish_failing` of the status has it.
 _OUTCOMES_FAILING: Final = "publish-failing"
 _OUTCOMES_FAILING_HINT: Final = (
     "Kafka takes no outcomes; work goes on by itself once it does. Look for replicas that are not in sync, a missing right `Write`, a "

@@ -22,6 +22,18 @@ class Held:
     detail: str
 
 
+@dataclass(slots=True)
+class Evidence:
+    """What a command shows of whatever holds its lane, in monotonic seconds: when it began, and when it was last answered.
+
+    AWS answers a call also by refusing it for what it asks. `tags_asked_at` is of a look-up of tags, whatever came of it.
+    """
+
+    began_at: float
+    answered_at: float | None = None
+    tags_asked_at: float | None = None
+
+
 class Places(Protocol):
     """Whoever runs commands, and hands out their places; see `Turn` for what each promises."""
 
@@ -35,20 +47,8 @@ class Places(Protocol):
     async def parked(self, work: Work, answer: Awaitable[_T]) -> _T: ...
     async def session(self, work: Work, ready: Awaitable[None]) -> None: ...
     def prepared(self, work: Work, needed: Awaitable[_T]) -> Awaitable[_T]: ...
-    def decided(self, work: Work, evidence: "Evidence") -> None: ...
+    def decided(self, work: Work, evidence: Evidence) -> None: ...
     def promote(self, work: Work, priority: Priority) -> None: ...
-
-
-@dataclass(slots=True)
-class Evidence:
-    """What a command shows of whatever holds its lane, in monotonic seconds: when it began, and when it was last answered.
-
-    AWS answers a call also by refusing it for what it asks. `tags_asked_at` is of a look-up of tags, whatever came of it.
-    """
-
-    began_at: float
-    answered_at: float | None = None
-    tags_asked_at: float | None = None
 
 
 class Turn:

@@ -331,7 +331,10 @@ class Lane:
         return None
 
     def _startable(self) -> Work | None:
-        """The command that is to be started next; None while enough of them that are as urgent wait for tokens already."""
+        """The command that is to be started next; None while enough of them that are as urgent wait for tokens already.
+
+        Where it is only the crowd that is in the way, that is asked to have the lane looked at again.
+        """
         preparing, running = len(self._preparing), len(self._running)
         if not self._queue or preparing >= _AHEAD[Quota.ASSOCIATE] or running >= _MAX_RUNNING:
             return None
